@@ -1,0 +1,45 @@
+"""What can go wrong, and the exit code it ends with.
+
+    VsodpipeError                exit 1   the work failed
+    ├── UsageError               exit 2   a name, option or recipe key that is not known
+    ├── DataError                exit 2   a file or folder is missing or not what it should be
+    └── WeightsError             exit 2   weights are missing, or belong to another network
+
+Messages follow one template: what failed, what was expected and what came instead, where, and the
+next step.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VsodpipeError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(VsodpipeError):
+    """A name, option or recipe key that is not known, or not possible here."""
+
+    exit_code = 2
+
+
+class DataError(VsodpipeError):
+    """A file or folder is missing, or is not what it should be."""
+
+    exit_code = 2
+
+
+class WeightsError(VsodpipeError):
+    """Weights are missing, or belong to another network."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a `name` that is none of the `known` ones, with the nearest of them."""
+    names = sorted(known)
+    near = get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    hint = next((f" Did you mean {n}?" for n in names if near and n.lower() == near[0]), "")
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")

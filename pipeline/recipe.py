@@ -1,0 +1,251 @@
+"""Recipes: what one stage of training is, as frozen dataclasses that a model's own file fills in.
+
+Legend: H W are rows and columns, T the frames of a clip. A recipe is complete and runnable; variants
+are made with `dataclasses.replace` or `override(stage, ["optim.lr=1e-4"])`, which refuses unknown
+keys and values of another type.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from vsodpipe.errors import UsageError, unknown
+
+R = TypeVar("R")
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        if not getattr(owner, name) > 0:
+            value = getattr(owner, name)
+            raise UsageError(f"recipe key {name}: expected a number above 0, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which frames make a sample and how large they are."""
+
+    datasets: tuple[str, ...]
+    """Data sets of the published recipe, as DATASET_split; those that the manifest holds are used."""
+    inputs: tuple[str, ...] = ("img", "flow")
+    """Sample keys the network takes, in the order of its arguments."""
+    source: Literal["files", "store"] = "files"
+    """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
+    size: tuple[int, int] = (384, 384)
+    """Height and width in pixels to which a sample is resized."""
+    clip: int = 1
+    """Frames in a sample (T)."""
+    frame_steps: tuple[int, ...] = (1,)
+    """Distances in frames between neighbours of a clip; one of them is drawn for every clip."""
+    anchor_stride: dict[str, int] = field(default_factory=dict)
+    """Data set -> every how many-th frame may start a clip (1 where it is not named)."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Subtracted from the RGB frame in 0..1."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """The RGB frame is divided by it after the mean is subtracted."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "clip")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise UsageError(
+                f"recipe key size: expected [height, width] > 0, got {list(self.size)}."
+            )
+        if not self.frame_steps or min(self.frame_steps) < 1:
+            steps = list(self.frame_steps)
+            raise UsageError(f"recipe key frame_steps: expected numbers above 0, got {steps}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes, one draw for a whole clip, applied in the order of the fields."""
+
+    crop: int = 0
+    """A centre crop takes up to this many pixels from each side's length."""
+    flip: float = 0.0
+    """Probability of a left-right flip."""
+    rotate: float = 0.0
+    """Largest rotation in degrees, either way."""
+    rotate_probability: float = 0.5
+    """Probability of a rotation."""
+    brightness: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor on the RGB frame (not on flow)."""
+    contrast: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor about the mean grey of the frame."""
+    saturation: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor about the grey picture; 0 is grey."""
+    sharpness: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor about the smoothed picture; 0 is smoothed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW, with a cosine from `lr` to `min_lr` over all steps of the stage."""
+
+    lr: float = 1e-4
+    """Learning rate of the first step."""
+    min_lr: float = 1e-6
+    """Learning rate of the last step."""
+    weight_decay: float = 1e-2
+    """On weights only; biases and norm weights have none."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training, complete: `vsodpipe train MODEL --stage NAME` runs exactly this."""
+
+    name: str
+    """Name on the command line."""
+    network: Any
+    """Constructor options of the network: a frozen dataclass of the model's file."""
+    data: Data
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    epochs: int = 1
+    """Passes over the data."""
+    batch: int = 1
+    """Samples (clips) in a step."""
+    steps_per_epoch: int = 0
+    """Cap on the steps of an epoch, a seeded random part of the samples; 0 takes all."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: mixed precision on CUDA (bf16, or fp16 where bf16 is missing), float32 on CPU."""
+    seed: int = 0
+    """Decides initial weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "batch")
+
+
+def to_dict(recipe: Any) -> dict[str, Any]:
+    """Return `recipe` as nested dictionaries, lists and numbers, ready for TOML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    result: dict[str, Any] = plain(recipe)
+    return result
+
+
+def from_dict(kind: type[R], values: Mapping[str, Any], where: str = "") -> R:
+    """Build dataclass `kind` from nested dictionaries, as `to_dict` wrote them.
+
+    Raises UsageError for an unknown key (with the nearest one) and for a value of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {f.name: hints[f.name] for f in fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise unknown("recipe key", where + key, (where + k for k in known))
+    return kind(**{k: _convert(known[k], v, where + k) for k, v in values.items()})
+
+
+def override(recipe: R, assignments: Iterable[str]) -> R:
+    """Return `recipe` with `key.sub=value` applied; values are TOML (`[384, 640]`) or a bare word.
+
+    Raises UsageError for an unknown key (with the nearest one) and for a value of another type.
+    """
+    for text in assignments:
+        key, sep, raw = text.partition("=")
+        if not sep:
+            raise UsageError(f"--set {text!r}: expected key=value, for example optim.lr=1e-4.")
+        recipe = _assign(recipe, key.strip().split("."), _parse(raw.strip()), key.strip())
+    return recipe
+
+
+def to_toml(recipe: Any) -> str:
+    """Return `recipe` as TOML text; `tomllib` and `from_dict` read it back to an equal recipe."""
+    return "\n".join(_toml_lines(to_dict(recipe), "")).strip() + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], prefix: str) -> list[str]:
+    scalars = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in scalars.items()]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}{_toml_key(key)}"
+            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
+    return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return '"none"'  # TOML has no null; _convert reads it back
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return repr(value)
+
+
+def _parse(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {raw}")["x"]
+    except tomllib.TOMLDecodeError:
+        return raw  # a bare word is a string; _convert refuses it where a number is expected
+
+
+def _assign(recipe: Any, path: list[str], value: Any, key: str) -> Any:
+    head, *rest = path
+    if isinstance(recipe, dict):
+        return {**recipe, ".".join(path): value}
+    known = typing.get_type_hints(type(recipe))
+    names = [f.name for f in fields(recipe)]
+    prefix = key[: len(key) - len(".".join(path))]
+    if head not in names:
+        raise unknown("recipe key", key, (prefix + n for n in names))
+    current = getattr(recipe, head)
+    if rest and (is_dataclass(current) or isinstance(current, dict)):
+        return replace(recipe, **{head: _assign(current, rest, value, key)})
+    if rest:
+        raise unknown("recipe key", key, [prefix + head])
+    if is_dataclass(current):
+        inner = (f"{key}.{f.name}" for f in fields(current))
+        raise UsageError(f"recipe key {key} is a group. Its keys: {', '.join(inner)}.")
+    return replace(recipe, **{head: _convert(known[head], value, key)})
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    """Return `value` as `kind` or raise UsageError; whole numbers pass as floats, lists as tuples."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return from_dict(typing.cast(type, kind), value, f"{key}.")
+    if origin is Literal:
+        if value in args:
+            return value
+        raise unknown(f"value of recipe key {key}:", str(value), map(str, args))
+    if origin is types.UnionType and type(None) in args and value in (None, "none"):
+        return None
+    if origin is types.UnionType:
+        return _convert(next(a for a in args if a is not type(None)), value, key)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) == len(value):
+            return tuple(_convert(k, v, key) for k, v in zip(kinds, value, strict=True))
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): _convert(args[1], v, f"{key}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is bool or not isinstance(value, bool):  # True is an int to Python, not to a user
+        if isinstance(kind, type) and isinstance(value, kind):
+            return value
+    name = getattr(kind, "__name__", None) if origin is None else str(kind)
+    raise UsageError(f"recipe key {key}: expected {name}, got {value!r}.")
