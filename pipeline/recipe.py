@@ -1,8 +1,8 @@
-"""Recipes: what one stage of training is, as frozen dataclasses that a model's own file fills in.
+"""Recipes: one stage of training as a frozen dataclass that a model's own file fills in.
 
-Legend: H W are rows and columns, T the frames of a clip. A recipe is complete and runnable; variants
-are made with `dataclasses.replace` or `override(stage, ["optim.lr=1e-4"])`, which refuses unknown
-keys and values of another type.
+Legend: H W are rows and columns, T the frames of a clip. A recipe is complete and runnable;
+variants are made with `dataclasses.replace` or `override(stage, ["optim.lr=1e-4"])`, which refuses
+unknown keys and values of another type.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Data:
     """Which frames make a sample and how large they are."""
 
     datasets: tuple[str, ...]
-    """Data sets of the published recipe, as DATASET_split; those that the manifest holds are used."""
+    """Data sets of the published recipe (DAVIS_train); those the manifest holds are used."""
     inputs: tuple[str, ...] = ("img", "flow")
     """Sample keys the network takes, in the order of its arguments."""
     source: Literal["files", "store"] = "files"
@@ -40,8 +40,8 @@ class Data:
     """Height and width in pixels to which a sample is resized."""
     clip: int = 1
     """Frames in a sample (T)."""
-    frame_steps: tuple[int, ...] = (1,)
-    """Distances in frames between neighbours of a clip; one of them is drawn for every clip."""
+    frame_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Data set -> distances in frames between neighbours of a clip, one drawn a clip (else 1)."""
     anchor_stride: dict[str, int] = field(default_factory=dict)
     """Data set -> every how many-th frame may start a clip (1 where it is not named)."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -55,9 +55,12 @@ class Data:
             raise UsageError(
                 f"recipe key size: expected [height, width] > 0, got {list(self.size)}."
             )
-        if not self.frame_steps or min(self.frame_steps) < 1:
-            steps = list(self.frame_steps)
-            raise UsageError(f"recipe key frame_steps: expected numbers above 0, got {steps}.")
+        for dataset, steps in self.frame_steps.items():
+            if not steps or min(steps) < 1:
+                raise UsageError(f"recipe key frame_steps.{dataset}: expected numbers above 0.")
+        for dataset, stride in self.anchor_stride.items():
+            if stride < 1:
+                raise UsageError(f"recipe key anchor_stride.{dataset}: expected a number above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,8 @@ def to_dict(recipe: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if is_dataclass(value):
             return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     result: dict[str, Any] = plain(recipe)
@@ -148,6 +153,12 @@ def from_dict(kind: type[R], values: Mapping[str, Any], where: str = "") -> R:
         if key not in known:
             raise unknown("recipe key", where + key, (where + k for k in known))
     return kind(**{k: _convert(known[k], v, where + k) for k, v in values.items()})
+
+
+def stage_from_dict(values: Mapping[str, Any], options: type) -> Stage:
+    """Build a Stage whose `network` is the dataclass `options`, as `to_dict` wrote both."""
+    network = from_dict(options, values["network"], "network.")
+    return from_dict(Stage, {**values, "network": network})
 
 
 def override(recipe: R, assignments: Iterable[str]) -> R:
@@ -203,15 +214,15 @@ def _parse(raw: str) -> Any:
 
 def _assign(recipe: Any, path: list[str], value: Any, key: str) -> Any:
     head, *rest = path
-    if isinstance(recipe, dict):
-        return {**recipe, ".".join(path): value}
     known = typing.get_type_hints(type(recipe))
     names = [f.name for f in fields(recipe)]
     prefix = key[: len(key) - len(".".join(path))]
     if head not in names:
         raise unknown("recipe key", key, (prefix + n for n in names))
     current = getattr(recipe, head)
-    if rest and (is_dataclass(current) or isinstance(current, dict)):
+    if rest and isinstance(current, dict):
+        value, rest = {**current, ".".join(rest): value}, []
+    if rest and is_dataclass(current):
         return replace(recipe, **{head: _assign(current, rest, value, key)})
     if rest:
         raise unknown("recipe key", key, [prefix + head])
@@ -222,7 +233,7 @@ def _assign(recipe: Any, path: list[str], value: Any, key: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:
-    """Return `value` as `kind` or raise UsageError; whole numbers pass as floats, lists as tuples."""
+    """Return `value` as `kind` or raise UsageError; integers pass as floats, lists as tuples."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value

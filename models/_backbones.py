@@ -1,0 +1,142 @@
+"""Image encoders from timm, and the strict way in for their weights, by file or download.
+
+encoder = mobilevit("mobilevit_s")                      # random weights
+load_mobilevit([encoder], "mobilevit_s", "imagenet")    # or a .safetensors or .pth file
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.utils
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vsodpipe.errors import WeightsError
+
+log = logging.getLogger(__name__)
+
+MOBILEVITS = ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s")
+# timm publishes Apple's weights (ml-cvnets licence: not to be redistributed) under this tag.
+# They expect RGB in 0..1 as it is: mean 0, standard deviation 1.
+MOBILEVIT_TAG = "cvnets_in1k"
+HUB_FILE = "model.safetensors"
+HUB_TIMEOUT = 5.0  # seconds for the first answer of the hub; its own default is ten, six times over
+
+
+def mobilevit(name: str) -> nn.Module:
+    """Return a MobileViT that maps (N, 3, H, W) in 0..1 to four maps at strides 4, 8, 16, 32.
+
+    `encoder.feature_info.channels()` are their widths. The weights are random.
+    """
+    return timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
+
+
+def load_mobilevit(encoders: Iterable[nn.Module], name: str, source: str) -> None:
+    """Load `source` ("imagenet" or a file) into every encoder made by `mobilevit(name)`."""
+    hub_id = f"timm/{name}.{MOBILEVIT_TAG}"
+    path = fetch_timm(hub_id) if source == "imagenet" else Path(source).expanduser()
+    # A classifier numbers its stages `stages.0.`, the same network as feature maps `stages_0.`.
+    state = {
+        re.sub(r"^stages\.(\d+)\.", r"stages_\1.", key): tensor
+        for key, tensor in read_state_dict(path).items()
+        if not key.startswith("head.")
+    }
+    for encoder in encoders:
+        load_strictly(encoder, state, f"{path} as weights of {name}")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors or torch file by name; the file is data, never code."""
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone weights: expected a .safetensors or .pth file, got no file at {path}. "
+            "Pass another --backbone-weights FILE, imagenet or none."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything, down to IndexError
+        reason = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"backbone weights: expected a .safetensors or .pth file of tensors, got {path}, "
+            f"which does not read as one ({reason}). Fetch or save it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"backbone weights: expected a dictionary of name -> tensor, got {_outline(state)} "
+            f"({path}). Save the state_dict() of the backbone alone."
+        )
+    return state
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load `state` into `module`, or raise WeightsError with the counts and leave it as it was."""
+    own = module.state_dict()
+    # Step counters of batch norm are not used here, and files of old exporters lack them.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    reshaped = [k for k in state if k in own and state[k].shape != own[k].shape]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(problems.values()):
+        counts = "; ".join(f"{len(k)} {what} (first: {k[0]})" for what, k in problems.items() if k)
+        raise WeightsError(
+            f"cannot load {where}: expected {len(own)} tensors, got {len(state)}: {counts}. "
+            "Check that the file belongs to this backbone."
+        )
+    module.load_state_dict(dict(state), strict=False)
+
+
+def fetch_timm(hub_id: str) -> Path:
+    """Return the local path of the weights of a timm model, downloaded on first use.
+
+    The hub's own retries take most of a minute without a network and say so line by line; one HEAD
+    request first finds out in seconds. Raises WeightsError with the ways out.
+    """
+    cached = huggingface_hub.try_to_load_from_cache(hub_id, HUB_FILE)
+    if isinstance(cached, str):  # not asking the hub again keeps a second run free of the network
+        return Path(cached)
+    url = huggingface_hub.hf_hub_url(hub_id, HUB_FILE)
+    try:
+        with _quiet_hub():
+            huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
+            log.info("fetching %s", url)
+            return Path(huggingface_hub.hf_hub_download(hub_id, HUB_FILE))
+    except Exception as error:  # the hub passes on what its HTTP library of the day raises
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"cannot fetch ImageNet weights: expected {HUB_FILE} of the timm model "
+            f"{hub_id.removeprefix('timm/')}, got: {reason} ({url}). "
+            "Fetch that file elsewhere and pass --backbone-weights FILE, or ask for random "
+            "weights with --backbone-weights none."
+        ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's log lines, progress bars and warnings off stderr, and restore them."""
+    logger = logging.getLogger("huggingface_hub")
+    level, no_bars = logger.level, huggingface_hub.utils.are_progress_bars_disabled()
+    logger.setLevel(logging.CRITICAL)
+    huggingface_hub.utils.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if not no_bars:
+            huggingface_hub.utils.enable_progress_bars()
+
+
+def _outline(state: object) -> str:
+    if not isinstance(state, dict):
+        return f"a {type(state).__name__}"
+    return f"one with {', '.join(map(str, list(state)[:4])) or 'nothing'}"

@@ -1,0 +1,123 @@
+"""Network + manifest -> saliency maps at native size, 8-bit grey `maps/DATASET/video/frame.png`.
+
+A video is cut into windows of T frames; the last one is moved left to stay full, and frames covered
+twice average their probabilities. A video's folder appears whole by one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vsodpipe import checkpoint, media, sampling, transforms
+from vsodpipe.errors import DataError, UsageError
+from vsodpipe.manifest import Source
+from vsodpipe.progress import Reporter
+from vsodpipe.recipe import Stage
+from vsodpipe.stream import Files, load_clip
+
+RECORD = "maps.json"
+
+
+def choose_datasets(source: Source, names: list[str]) -> list[str]:
+    """Return the data sets to predict: those named, else every split of the manifest but train."""
+    chosen = [source.split(name).dataset for name in names]
+    chosen = chosen or [s.dataset for s in source.manifest.datasets if s.split != "train"]
+    if not chosen:
+        raise UsageError(f"{source.file}: holds no test split. Name one: --dataset DATASET.")
+    return chosen
+
+
+def predict(
+    saved: checkpoint.Checkpoint,
+    source: Source,
+    datasets: list[str],
+    out: Path,
+    device: str,
+    reporter: Reporter,
+) -> list[Path]:
+    """Write the maps of every video of `datasets` below `out`; return the folders of the data sets.
+
+    A folder of maps by other weights is replaced; videos that are done are kept.
+    """
+    network = checkpoint.build(saved).to(device)
+    folders = []
+    for name in datasets:
+        split, files = source.split(name), Files(source, source.split(name))
+        if "flow" in saved.stage.data.inputs and split.flow is None:
+            raise DataError(f"{name} has no flow in {source.file}. Run: vsodpipe flow {name}.")
+        folder = out / name
+        _prepare(folder, saved, source)
+        with reporter.task(f"test {saved.model} on {name}", split.frames, "frame") as counter:
+            for video, title in enumerate(files.videos):
+                names = files.frames(video)
+                if not (folder / title).is_dir():
+                    with media.replacing(folder / title) as partial:
+                        partial.mkdir()
+                        for frame, image in _video(network, saved.stage, files, video, device):
+                            (partial / f"{names[frame]}.png").write_bytes(media.encode_png(image))
+                            counter.advance()
+                else:
+                    counter.advance(len(names))
+        folders.append(folder)
+    return folders
+
+
+def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source) -> None:
+    """Empty a folder of maps unless they were made from these weights and this manifest."""
+    digest = hashlib.sha256()
+    for key, value in sorted(saved.state_dict.items()):
+        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    record = {
+        "model": saved.model,
+        "checkpoint": str(saved.file),
+        "weights_sha256": digest.hexdigest(),
+        "manifest_sha256": hashlib.sha256(source.file.read_bytes()).hexdigest(),
+    }
+    text = json.dumps(record, indent=1)
+    note = folder / RECORD
+    if folder.is_dir() and not note.is_file() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds files that vsodpipe test did not write. Use --out.")
+    if not note.is_file() or note.read_text(encoding="utf-8") != text:
+        media.remove(folder)
+        media.write_bytes(note, text.encode())
+
+
+def _video(
+    network: nn.Module, stage: Stage, files: Files, video: int, device: str
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield (frame, map) of a video in order; only the frames of two windows are held."""
+    windows = sampling.windows(len(files.frames(video)), stage.data.clip)
+    waiting: dict[int, list[NDArray[np.float32]]] = {}
+    for window, following in zip(windows, [*windows[1:], None], strict=True):
+        maps = _window(network, stage, files, video, window, device)
+        for frame, probability in zip(window, maps, strict=True):
+            waiting.setdefault(frame, []).append(probability)
+        ready = [f for f in waiting if following is None or f not in following]
+        for frame in sorted(ready):
+            mean = np.mean(waiting.pop(frame), axis=0)
+            yield frame, np.rint(mean * 255).astype(np.uint8)
+
+
+@torch.inference_mode()
+def _window(
+    network: nn.Module, stage: Stage, files: Files, video: int, window: range, device: str
+) -> NDArray[np.float32]:
+    """Return the probabilities (T, H, W) of one window at native size."""
+    data = stage.data
+    clip = load_clip(files, video, window, data.inputs)
+    clip = transforms.to_float(transforms.resize(clip, data.size), data.mean, data.std)
+    logits = network(*(clip[key][None].to(device) for key in data.inputs))["saliency"][0]
+    probability = logits.float().sigmoid()
+    native = nn.functional.interpolate(
+        probability, files.size(video), mode="bilinear", align_corners=False
+    )
+    maps: NDArray[np.float32] = native[:, 0].cpu().numpy()
+    return maps

@@ -1,0 +1,57 @@
+"""Which frames make a sample: clips of T frames around an anchor frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frame indices of one clip of a video; `valid` is False for a frame that only fills up."""
+
+    frames: tuple[int, ...]
+    valid: tuple[bool, ...]
+
+
+def anchors(annotated: Sequence[bool], stride: int) -> list[int]:
+    """Return the frames that may start a clip: every `stride`-th of those with ground truth."""
+    return [index for index, has in enumerate(annotated) if has][::stride]
+
+
+def training_clip(
+    annotated: Sequence[bool],
+    anchor: int,
+    length: int,
+    steps: Sequence[int],
+    rng: np.random.Generator,
+) -> Clip:
+    """Return `length` frames around `anchor`.
+
+    In a densely annotated video the clip starts at the anchor, at a distance drawn from `steps`;
+    where annotations are sparse it holds consecutive frames and the anchor takes a random place
+    among them. A clip that would leave the video is shifted inside, a step too wide for the video
+    becomes the widest that fits, and a video shorter than the clip repeats its last frame as
+    invalid.
+    """
+    count, dense = len(annotated), all(annotated)
+    step = int(steps[rng.integers(len(steps))]) if dense else 1
+    step = min(step, max(1, (count - 1) // max(1, length - 1)))
+    offset = 0 if dense else int(rng.integers(length))
+    start = max(0, min(anchor - offset, count - 1 - (length - 1) * step))
+    wanted = range(start, start + length * step, step)
+    valid = tuple(f < count and annotated[f] for f in wanted)
+    return Clip(tuple(min(f, count - 1) for f in wanted), valid)
+
+
+def windows(count: int, length: int) -> list[range]:
+    """Return consecutive windows of `length` frames that cover `count` frames.
+
+    The last window is moved left to stay full; a video shorter than a window is one window.
+    """
+    if count <= length:
+        return [range(count)]
+    starts = [*range(0, count - length, length), count - length]
+    return [range(start, start + length) for start in starts]

@@ -1,0 +1,186 @@
+"""Manifest or store -> torch samples, in an order that only the seed and the epoch decide.
+
+A sample's random draw depends on (seed, epoch, position) and on nothing else: the same samples come
+with any number of workers, and a run resumed in mid-epoch gets the samples that were left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from vsodpipe import media, sampling, transforms
+from vsodpipe.errors import DataError
+from vsodpipe.manifest import Source, Split
+from vsodpipe.recipe import Stage
+from vsodpipe.store import Store
+
+Sample = dict[str, Any]
+
+
+class Reader(Protocol):
+    """One data set, frame by frame; `Files` and `store.Store` both are one."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def videos(self) -> list[str]: ...
+    def frames(self, video: int) -> list[str]: ...
+    def annotated(self, video: int) -> list[bool]: ...
+    def size(self, video: int) -> tuple[int, int]: ...
+    def read(self, video: int, frame: int, key: str) -> NDArray[np.uint8]: ...
+
+
+class Files:
+    """The files of one data set of a manifest, decoded as they are asked for."""
+
+    def __init__(self, source: Source, split: Split) -> None:
+        self._source, self._split = source, split
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, such as DAVIS_train."""
+        return self._split.dataset
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos, in order."""
+        return [video.name for video in self._split.videos]
+
+    def frames(self, video: int) -> list[str]:
+        """Return the names of the frames of a video."""
+        return [frame.name for frame in self._split.videos[video].frames]
+
+    def annotated(self, video: int) -> list[bool]:
+        """Return for every frame of a video whether it has ground truth."""
+        return [frame.gt is not None for frame in self._split.videos[video].frames]
+
+    def size(self, video: int) -> tuple[int, int]:
+        """Return the native (height, width) of a video."""
+        return self._split.videos[video].size
+
+    def read(self, video: int, frame: int, key: str) -> NDArray[np.uint8]:
+        """Return `img` or `flow` as uint8 RGB (H, W, 3), `gt` as uint8 (H, W) of 0 and 1.
+
+        Raises DataError for a file that is not there, is damaged, or has another size than the
+        manifest says.
+        """
+        entry = self._split.videos[video].frames[frame]
+        relative = getattr(entry, key)
+        if relative is None:
+            place = f"{self.dataset}/{self.videos[video]}/{entry.name}"
+            raise DataError(f"{self._source.file}: {place} has no {key}.")
+        path = self._source.path(relative)
+        array = media.read_mask(path).view(np.uint8) if key == "gt" else media.read_image(path)
+        height, width = self.size(video)
+        if array.shape[:2] != (height, width):
+            found = f"{array.shape[1]}x{array.shape[0]}"
+            raise DataError(
+                f"{path}: expected {width}x{height} as in {self._source.file}, got {found}. "
+                "Write the manifest anew."
+            )
+        return array
+
+
+class Clips(Dataset[Sample]):
+    """Training clips of several data sets; an item is (epoch, position, anchor number)."""
+
+    def __init__(self, readers: list[Reader], stage: Stage) -> None:
+        self._readers, self._stage = readers, stage
+        self._annotated = [[r.annotated(v) for v in range(len(r.videos))] for r in readers]
+        self.anchors = [
+            (number, video, frame)
+            for number, reader in enumerate(readers)
+            for video in range(len(reader.videos))
+            for frame in sampling.anchors(
+                self._annotated[number][video],
+                stage.data.anchor_stride.get(reader.dataset, 1),
+            )
+        ]
+        if not self.anchors:
+            names = ", ".join(reader.dataset for reader in readers)
+            raise DataError(f"{names}: no frame has ground truth, so there is nothing to train on.")
+
+    def __getitem__(self, item: tuple[int, int, int]) -> Sample:
+        epoch, position, anchor = item
+        data = self._stage.data
+        rng = np.random.default_rng([self._stage.seed, epoch, position])
+        number, video, frame = self.anchors[anchor]
+        reader, annotated = self._readers[number], self._annotated[number][video]
+        steps = data.frame_steps.get(reader.dataset, (1,))
+        chosen = sampling.training_clip(annotated, frame, data.clip, steps, rng)
+        clip = load_clip(reader, video, chosen.frames, (*data.inputs, "gt"))
+        clip = transforms.augment(clip, self._stage.augment, rng)
+        clip = transforms.resize(clip, data.size)
+        return {
+            **transforms.to_float(clip, data.mean, data.std),
+            "valid": torch.tensor(chosen.valid),
+            "key": (reader.dataset, reader.videos[video], reader.frames(video)[frame]),
+            "size": reader.size(video),
+        }
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch; a last incomplete batch is left out."""
+        most = max(1, len(self.anchors) // self._stage.batch)
+        return min(most, self._stage.steps_per_epoch or most)
+
+    def batches(self, epoch: int, start: int) -> Iterator[list[tuple[int, int, int]]]:
+        """Yield the items of every batch of `epoch` from step `start` on."""
+        order = np.random.default_rng([self._stage.seed, epoch]).permutation(len(self.anchors))
+        size = self._stage.batch
+        for step in range(start, self.steps()):
+            positions = range(step * size, min((step + 1) * size, len(order)))
+            yield [(epoch, p, int(order[p])) for p in positions]
+
+
+def load_clip(
+    reader: Reader, video: int, frames: Sequence[int], keys: tuple[str, ...]
+) -> transforms.Clip:
+    """Return the uint8 tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask."""
+    annotated = reader.annotated(video)
+    tensors = {}
+    for key in keys:
+        pictures = []
+        for frame in frames:
+            if key == "gt" and not annotated[frame]:
+                pictures.append(np.zeros(tensors["img"].shape[-2:], np.uint8))
+            else:
+                pictures.append(reader.read(video, frame, key))
+        array = np.stack(pictures)
+        array = array[..., None] if key == "gt" else array
+        tensors[key] = torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+    return tensors
+
+
+def loader(clips: Clips, epoch: int, start: int, workers: int) -> DataLoader[Sample]:
+    """Return the batches of `epoch` from step `start` on, decoded by `workers` processes."""
+    return DataLoader(
+        clips,
+        batch_sampler=list(clips.batches(epoch, start)),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Return a batch: tensors stacked, keys and sizes as lists."""
+    return {
+        key: torch.stack([s[key] for s in samples])
+        if isinstance(value, torch.Tensor)
+        else [s[key] for s in samples]
+        for key, value in samples[0].items()
+    }
+
+
+def open_reader(source: Source, dataset: str, kind: str) -> Reader:
+    """Return the reader of a data set: its files, or its store (`vsodpipe pack`)."""
+    split = source.split(dataset)
+    if kind == "files":
+        return Files(source, split)
+    return Store(split.store or f"{source.root}/{dataset}.zarr")

@@ -1,0 +1,407 @@
+"""The contract of every flow engine, then what is particular to DIS and to RAFT."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision.models import optical_flow
+
+from vsodpipe import flows
+from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
+from vsodpipe.flows import raft
+
+RAFT = ("raft_large", "raft_small")
+Clip = list[NDArray[np.uint8]]
+
+
+def made_clip(count: int, height: int, width: int, step: tuple[int, int] = (1, 0)) -> Clip:
+    """Return a smooth texture in colour that moves by `step`, (x, y) pixels a frame."""
+    right, down = (abs(s) * count for s in step)
+    noise = np.random.default_rng(0).random((height + 2 * down, width + 2 * right, 3), np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    texture = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    corners = [(down - step[1] * t, right - step[0] * t) for t in range(count)]
+    return [texture[y : y + height, x : x + width].copy() for y, x in corners]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """State dicts of untrained networks: the same numbers in every run."""
+    files = {}
+    for name in RAFT:
+        torch.manual_seed(0)
+        files[name] = tmp_path_factory.mktemp("weights") / f"{name}.pth"
+        torch.save(getattr(optical_flow, name)(weights=None).state_dict(), files[name])
+    return files
+
+
+@pytest.fixture(scope="module", params=flows.names())
+def engine(request: pytest.FixtureRequest, weights: dict[str, Path]) -> flows.Engine:
+    name = request.param
+    return flows.create(name, **({"weights": weights[name], "updates": 1} if name in RAFT else {}))
+
+
+# Every engine
+
+
+def test_one_flow_for_each_pair(engine: flows.Engine) -> None:
+    clip = made_clip(3, 40, 60)
+    found = list(engine.clip(clip))
+    assert [(flow.dtype, flow.shape) for flow in found] == [(np.float32, (40, 60, 2))] * 2
+    assert list(engine.clip(clip[:1])) == list(engine.clip([])) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (31, 100), (133, 141)])
+def test_any_size_gives_finite_flow_of_that_size(
+    engine: flows.Engine, size: tuple[int, int]
+) -> None:
+    (flow,) = engine.clip(made_clip(2, *size))
+    assert flow.shape == (*size, 2)
+    assert np.isfinite(flow).all()
+    assert flow.flags.c_contiguous
+
+
+def test_directions_agree(engine: flows.Engine) -> None:
+    clip = made_clip(3, 40, 60)
+    forward, backward = list(engine.clip(clip)), list(engine.clip(clip, "backward"))
+    assert not np.array_equal(forward[0], backward[0])
+    for t in range(2):
+        (swapped,) = engine.clip([clip[t + 1], clip[t]])
+        np.testing.assert_array_equal(backward[t], swapped)
+    for t, both in enumerate(engine.clip(clip, "both")):
+        np.testing.assert_array_equal(both[0], forward[t])
+        np.testing.assert_array_equal(both[1], backward[t])
+
+
+def test_frames_are_read_as_needed(engine: flows.Engine) -> None:
+    read = 0
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        for frame in made_clip(5, 32, 32):
+            read += 1
+            yield frame
+
+    found = engine.clip(frames())
+    assert read == 0
+    for done, _ in enumerate(found, 1):
+        assert read <= done + 2
+    assert read == 5
+
+
+def test_how_the_frames_are_stored_does_not_matter(engine: flows.Engine) -> None:
+    clip = made_clip(3, 32, 40)
+    expected = list(engine.clip(clip))
+
+    def one_buffer() -> Iterator[NDArray[np.uint8]]:
+        buffer = np.empty_like(clip[0])
+        for frame in clip:
+            buffer[:] = frame
+            yield buffer
+
+    reversed_views = [frame[..., ::-1].copy()[..., ::-1] for frame in clip]
+    for frame in reversed_views:
+        frame.flags.writeable = False
+    np.testing.assert_array_equal(list(engine.clip(one_buffer())), expected)
+    np.testing.assert_array_equal(list(engine.clip(reversed_views)), expected)
+
+
+def test_clips_do_not_disturb_each_other(engine: flows.Engine) -> None:
+    large, small = made_clip(3, 48, 64), made_clip(3, 9, 20)
+    alone = list(engine.clip(large))
+    mixed = [flow for flow, _ in zip(engine.clip(large), engine.clip(small), strict=True)]
+    np.testing.assert_array_equal(mixed, alone)
+
+
+def test_wrong_direction_fails_at_the_call(engine: flows.Engine) -> None:
+    with pytest.raises(UsageError, match="'forwards'.*Did you mean forward"):
+        engine.clip([], "forwards")
+
+
+def test_frames_of_two_sizes_are_refused(engine: flows.Engine) -> None:
+    found = engine.clip(made_clip(2, 32, 40) + made_clip(1, 30, 44))
+    next(found)
+    with pytest.raises(DataError, match=r"40x32.*44x30 \(frame 2 of the clip\)"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
+    ids=["grey", "float", "empty"],
+)
+def test_other_frames_are_refused(engine: flows.Engine, frame: Any) -> None:
+    with pytest.raises(DataError, match="expected frames of uint8 RGB"):
+        list(engine.clip([frame]))
+
+
+def test_fingerprint_is_plain_json(engine: flows.Engine) -> None:
+    assert json.loads(json.dumps(engine.fingerprint)) == engine.fingerprint
+    assert engine.fingerprint["engine"] in flows.names()
+
+
+@pytest.mark.parametrize("name", flows.names())
+def test_unknown_option_names_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match="'speed'") as caught:
+        flows.create(name, speed=3)
+    assert flows.options(name)
+    assert all(option in str(caught.value) for option in flows.options(name))
+
+
+# The registry
+
+
+def test_unknown_engine_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="unknown flow engine 'raft_smal'.*raft_small"):
+        flows.create("raft_smal")
+
+
+def test_names_cost_no_heavy_import() -> None:
+    code = (
+        "import sys, vsodpipe.flows as f; assert 'dis' in f.names();"
+        "assert not {'torch', 'torchvision', 'cv2'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_new_engine_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stillness.py").write_text(
+        "import numpy as np\n"
+        "from vsodpipe.flows import pairwise\n"
+        "ENGINES = ('still',)\n"
+        "class Still:\n"
+        "    def __init__(self, value):\n"
+        "        self.value, self.fingerprint = value, {'engine': 'still', 'value': value}\n"
+        "    def clip(self, frames, direction='forward'):\n"
+        "        return pairwise(self.flow, frames, direction, least=1)\n"
+        "    def flow(self, source, target):\n"
+        "        return np.full((*source.shape[:2], 2), self.value, np.float32)\n"
+        "def create(name, *, value=0.0):\n"
+        "    return Still(value)\n"
+    )
+    monkeypatch.setattr(flows, "__path__", [*flows.__path__, str(tmp_path)])
+    try:
+        assert "still" in flows.names() and flows.options("still") == ("value",)
+        assert len(list(flows.create("still").clip(made_clip(3, 5, 7)))) == 2
+        # An engine that fails must not get its numbers into a data set.
+        with pytest.raises(VsodpipeError, match=r"expected finite numbers.*7x5"):
+            list(flows.create("still", value=float("nan")).clip(made_clip(2, 5, 7)))
+    finally:
+        sys.modules.pop("vsodpipe.flows.stillness", None)
+
+
+# DIS
+
+
+@pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
+def test_dis_finds_a_translation(preset: str) -> None:
+    (flow,) = flows.create("dis", preset=preset).clip(made_clip(2, 120, 160, step=(3, 2)))
+    errors = np.linalg.norm(flow - (3, 2), axis=2)
+    assert np.median(errors) < 0.2
+
+
+def test_dis_does_not_depend_on_threads() -> None:
+    clip = made_clip(2, 240, 320, step=(3, 2))
+    threads = cv2.getNumThreads()
+    found = []
+    try:
+        for count in (1, 2, 5, 1):
+            cv2.setNumThreads(count)
+            found += flows.create("dis").clip(clip)
+    finally:
+        cv2.setNumThreads(threads)
+    assert all(np.array_equal(flow, found[0]) for flow in found)
+
+
+def test_dis_takes_the_frames_as_rgb() -> None:
+    clip = made_clip(2, 64, 64)
+    (flow,) = flows.create("dis").clip(clip)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    np.testing.assert_array_equal(flow, dis.calc(*grey, None))
+
+
+def test_dis_preset_decides_the_fingerprint() -> None:
+    default, fast = flows.create("dis"), flows.create("dis", preset="fast")
+    assert default.fingerprint == flows.create("dis", preset="medium").fingerprint
+    assert default.fingerprint != fast.fingerprint
+    with pytest.raises(UsageError, match="unknown dis preset 'slow'.*medium"):
+        flows.create("dis", preset="slow")
+
+
+# RAFT
+
+
+@pytest.mark.parametrize("name", RAFT)
+@pytest.mark.parametrize(
+    ("size", "borders"),  # borders: left, right, top, bottom
+    [((128, 136), (0, 0, 0, 0)), ((131, 150), (1, 1, 2, 3)), ((40, 136), (0, 0, 44, 44))],
+)
+def test_raft_equals_torchvision(
+    name: str,
+    size: tuple[int, int],
+    borders: tuple[int, int, int, int],
+    weights: dict[str, Path],
+) -> None:
+    """Equal to the bit: the same operations, on pictures padded by hand."""
+    clip = made_clip(2, *size, step=(3, 2))
+    (flow,) = flows.create(name, weights=weights[name], updates=3).clip(clip)
+    network = getattr(optical_flow, name)(weights=None).eval()
+    network.load_state_dict(torch.load(weights[name]))
+    pictures = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in clip]
+    pictures = list(optical_flow.Raft_Small_Weights.C_T_V2.transforms()(*pictures))
+    padded = [torch.nn.functional.pad(p, borders, mode="replicate") for p in pictures]
+    with torch.inference_mode():
+        whole = network(*padded, num_flow_updates=3)[-1][0].permute(1, 2, 0).numpy()
+    left, _, top, _ = borders
+    expected = whole[top : top + size[0], left : left + size[1]]
+    np.testing.assert_array_equal(flow, expected)
+
+
+def test_raft_fingerprint_tells_all_that_decides(weights: dict[str, Path], tmp_path: Path) -> None:
+    state = torch.load(weights["raft_small"])
+    state["feature_encoder.conv.bias"] += 1
+    torch.save(state, tmp_path / "raft_small.pth")  # the same name, other numbers
+    prints = [
+        flows.create("raft_small", weights=weights["raft_small"]).fingerprint,
+        flows.create("raft_small", weights=weights["raft_small"], updates=12).fingerprint,
+        flows.create("raft_small", weights=tmp_path / "raft_small.pth").fingerprint,
+        flows.create("raft_large", weights=weights["raft_large"]).fingerprint,
+    ]
+    assert len({json.dumps(p, sort_keys=True) for p in prints}) == 4
+    assert prints[0]["updates"] == 20
+    assert prints[0]["weights"] == "raft_small.pth"
+    assert prints[0] == flows.create("raft_small", weights=str(weights["raft_small"])).fingerprint
+
+
+@pytest.mark.parametrize("updates", [0, -1, 2.0, True, "12"])
+def test_raft_refuses_other_updates(updates: Any) -> None:
+    with pytest.raises(UsageError, match="raft_small updates: expected a whole number"):
+        flows.create("raft_small", updates=updates)
+
+
+def test_raft_weights_of_the_other_size(weights: dict[str, Path]) -> None:
+    file = weights["raft_large"]
+    with pytest.raises(WeightsError, match=r"missing and \d+ unexpected") as caught:
+        flows.create("raft_small", weights=file)
+    assert str(file) in str(caught.value) and "--engine raft_large" in str(caught.value)
+
+
+def test_raft_weights_that_do_not_fit(weights: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+
+    def message() -> str:
+        with pytest.raises(WeightsError) as caught:
+            flows.create("raft_small", weights=file)
+        assert str(file) in str(caught.value)
+        return str(caught.value)
+
+    assert "No such file" in message()
+    file.write_bytes(b"no weights")
+    assert "expected a state dict saved by torch.save" in message()
+    torch.save({"model": {}}, file)
+    assert "expected a state dict of tensors only" in message()
+    state = torch.load(weights["raft_small"])
+    key, bias = state.popitem()
+    torch.save(state, file)
+    assert "1 missing and 0 unexpected" in message()
+    torch.save({**state, key: bias[:1]}, file)
+    assert f"expected {key} of shape (2,), got (1,)" in message()
+
+
+def test_raft_refuses_code_in_weights(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save(Attack(), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="torch.load does not read"):
+        flows.create("raft_small", weights=tmp_path / "weights.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch hub's folder of checkpoints, empty, and no network."""
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(raft, "urlopen", unreachable)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("raft_large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
+        ("raft_small", "raft_small_C_T_V2-01064c6d.pth"),
+    ],
+)
+def test_raft_download_that_fails_names_the_ways_out(name: str, file: str, hub: Path) -> None:
+    with pytest.raises(WeightsError, match="no network") as caught:
+        flows.create(name)
+    message = str(caught.value)
+    assert f"https://download.pytorch.org/models/{file}" in message
+    assert str(hub / file) in message
+    assert "--weights FILE" in message and "--engine dis" in message
+    assert caught.value.exit_code == 2
+
+
+def test_raft_does_not_wait_for_a_silent_network(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(raft, "urlopen", lambda *_, **__: over.wait(30))
+    monkeypatch.setattr(raft, "PATIENCE", 0.05)
+    with pytest.raises(WeightsError, match="no answer within 0.05 seconds"):
+        flows.create("raft_small")
+    assert not over.is_set()
+    over.set()
+
+
+def test_raft_record_is_fetched_once_and_kept(
+    hub: Path,
+    weights: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = flows.create("raft_small", weights=weights["raft_small"])
+    digest = str(own.fingerprint["weights_sha256"])
+
+    def download(url: str, file: str, prefix: str, progress: bool) -> None:
+        assert url.endswith("raft_small_C_T_V1-ad48884c.pth") and digest.startswith(prefix)
+        Path(file).write_bytes(weights["raft_small"].read_bytes())
+
+    # Our file plays the record's: its hash becomes the record's hash.
+    monkeypatch.setattr(raft, "_hash", lambda record: digest[:8] if "V1" in record.url else "-")
+    with monkeypatch.context() as online:
+        online.setattr(raft, "urlopen", lambda *_, **__: open(weights["raft_small"], "rb"))
+        online.setattr(torch.hub, "download_url_to_file", download)
+        first = flows.create("raft_small", weights="C_T_V1")
+    again = flows.create("raft_small", weights="C_T_V1")
+    by_path = flows.create("raft_small", weights=weights["raft_small"])
+    assert first.fingerprint["weights"] == "C_T_V1"
+    assert first.fingerprint == again.fingerprint == by_path.fingerprint
+    assert capsys.readouterr().out == ""
+
+
+def test_raft_record_with_other_content_is_refused(hub: Path, weights: dict[str, Path]) -> None:
+    hub.mkdir(parents=True)
+    file = hub / "raft_small_C_T_V2-01064c6d.pth"
+    file.write_bytes(weights["raft_small"].read_bytes())
+    with pytest.raises(WeightsError, match=r"expected SHA-256 01064c6d\.\.\., got") as caught:
+        flows.create("raft_small")
+    assert str(file) in str(caught.value)
