@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import torch
-from torchvision.models.optical_flow import (  # type: ignore[import-untyped]
+from torchvision.models.optical_flow import (
     RAFT,
     Raft_Large_Weights,
     Raft_Small_Weights,

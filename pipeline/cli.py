@@ -250,7 +250,8 @@ def train(
         Path | None, typer.Option(help="Continue this run folder, with the recipe it has.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that load data [default: 2 at most].")
+        int | None,
+        typer.Option(min=0, help="Processes that load data [default: 4 on CUDA, else 0]."),
     ] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -270,9 +271,10 @@ def train(
     else:
         stages = training.choose_stages(model, stage or [], assignments or [], backbone_weights)
         folder = run or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if workers is None:
-        workers = min(2, os.cpu_count() or 1)
-    job = training.Job(model, source, stages, folder, resolve(device), workers, init)
+    where = resolve(device)
+    if workers is None:  # on CPU the network needs every core: loaders would only disturb it
+        workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
+    job = training.Job(model, source, stages, folder, where, workers, init)
     try:
         last = training.train(job, reporter, resume=resume is not None)
     except KeyboardInterrupt:

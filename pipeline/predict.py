@@ -74,7 +74,7 @@ def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source) -> None
     """Empty a folder of maps unless they were made from these weights and this manifest."""
     digest = hashlib.sha256()
     for key, value in sorted(saved.state_dict.items()):
-        digest.update(key.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(key.encode() + value.numpy().tobytes())
     record = {
         "model": saved.model,
         "checkpoint": str(saved.file),

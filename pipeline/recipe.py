@@ -157,7 +157,7 @@ def from_dict(kind: type[R], values: Mapping[str, Any], where: str = "") -> R:
 
 def stage_from_dict(values: Mapping[str, Any], options: type) -> Stage:
     """Build a Stage whose `network` is the dataclass `options`, as `to_dict` wrote both."""
-    network = from_dict(options, values["network"], "network.")
+    network: Any = from_dict(options, values["network"], "network.")
     return from_dict(Stage, {**values, "network": network})
 
 

@@ -11,7 +11,7 @@ from vsodpipe.flows.colour import flow_to_picture
 
 def made_flow(height: int = 90, width: int = 120, smooth: float = 4, seed: int = 0) -> Flow:
     noise = np.random.default_rng(seed).normal(size=(height, width, 2)).astype(np.float32) * 40
-    return cv2.GaussianBlur(noise, (0, 0), smooth) if smooth else noise
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), smooth), np.float32) if smooth else noise
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> int:

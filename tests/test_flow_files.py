@@ -35,7 +35,7 @@ def test_bytes_are_middleburys(tmp_path: Path) -> None:
 
 def test_views_and_other_floats_are_written_as_float32(tmp_path: Path) -> None:
     flow = made_flow(6, 8)
-    write_flo(tmp_path / "a.flo", flow[::2, ::-1].astype(np.float64))  # type: ignore[arg-type]
+    write_flo(tmp_path / "a.flo", flow[::2, ::-1].astype(np.float64))
     np.testing.assert_array_equal(read_flo(tmp_path / "a.flo"), flow[::2, ::-1])
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vsodpipe import models
 from vsodpipe.errors import UsageError, WeightsError
-from vsodpipe.models import Sampling
+from vsodpipe.models import Sampling, dbsnet
 from vsodpipe.models._backbones import mobilevit
 from vsodpipe.models.dbsnet import DBSNet
 from vsodpipe.recipe import Stage, from_dict, to_toml
@@ -48,6 +48,11 @@ SAMPLING = "frame"
 def loss(logits, sample):
     return logits["saliency"].sum()
 '''
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=models.names())
@@ -154,6 +159,59 @@ def test_debug_stage_starts_without_files_and_trains(name: str) -> None:
     assert maps.shape[:-2] == sample["gt"].shape[:-2]
 
 
+# ---- losses: what _losses.py computes, through dbsnet (section 4 of its specification)
+
+
+def loss_of(logits: Tensor, gt: Tensor, valid: Tensor | None = None) -> Tensor:
+    names = ("saliency", *dbsnet.SIDES)
+    valid = torch.ones(gt.shape[:2], dtype=torch.bool) if valid is None else valid
+    return dbsnet.loss(dict.fromkeys(names, logits), {"gt": gt, "valid": valid})
+
+
+def test_loss_by_hand() -> None:
+    gt = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 1, 2, 2)
+    # p = 0.5 everywhere: BCE log 2; intersection 0.5, union 1 + 2 - 0.5
+    one = torch.log(torch.tensor(2.0)) + 1 - 1.5 / 3.5
+    assert loss_of(torch.zeros(gt.shape), gt).item() == pytest.approx(2.2 * one.item(), abs=1e-6)
+    main_only = dbsnet.loss(
+        {"saliency": torch.zeros(gt.shape)}, {"gt": gt, "valid": torch.ones(1, 1).bool()}
+    )
+    assert main_only.item() == pytest.approx(one.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0, None])
+def test_loss_is_near_zero_when_right_and_finite_when_wrong(fill: float | None) -> None:
+    gt = (
+        (torch.rand(2, 2, 1, 8, 8) > 0.5).float()
+        if fill is None
+        else torch.full((2, 2, 1, 8, 8), fill)
+    )
+    assert 0 <= loss_of(40 * gt - 20, gt).item() < 1e-4
+    wrong = loss_of(200 - 400 * gt, gt)
+    assert wrong.isfinite() and wrong > 1
+
+
+def test_frames_without_annotation_get_exactly_no_gradient() -> None:
+    logits = torch.randn(2, 3, 1, 8, 8, requires_grad=True)
+    gt = torch.full((2, 3, 1, 8, 8), torch.nan)  # whatever a loader leaves there must not matter
+    valid = torch.tensor([[True, False, False], [False, True, True]])
+    gt[valid] = 1.0
+    value = loss_of(logits, gt, valid)
+    (grad,) = torch.autograd.grad(value, logits)
+    assert value.isfinite() and not grad[~valid].any() and grad[valid].ne(0).all()
+    per_frame = [
+        loss_of(logits[b : b + 1, t : t + 1], gt[b : b + 1, t : t + 1]) for b, t in valid.nonzero()
+    ]
+    assert value.item() == pytest.approx(torch.stack(per_frame).mean().item(), abs=1e-6)
+
+
+def test_batch_without_annotation_gives_a_connected_zero() -> None:
+    logits = torch.randn(1, 2, 1, 8, 8, requires_grad=True)
+    value = loss_of(logits, torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, dtype=torch.bool))
+    (grad,) = torch.autograd.grad(value, logits)
+    assert value.item() == 0 and not grad.any()
+
+
 # ---- weights of the backbones, through the one network that uses them so far
 
 
@@ -252,8 +310,11 @@ def test_pickled_code_does_not_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A hub with nothing cached: `asked` collects requests, `error` or `file` is its answer."""
-    state: dict[str, Any] = {"asked": [], "error": None, "file": None}
+    """A hub with nothing cached: `asked` and `said` collect, `error` or `file` is its answer."""
+    state: dict[str, Any] = {"asked": [], "said": [], "error": None, "file": None}
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", state["said"].append)
+    logging.getLogger("huggingface_hub").addHandler(handler)
 
     def head(url: str, timeout: float) -> None:
         state["asked"].append((url, timeout))
@@ -269,6 +330,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, A
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", head)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     yield state
+    logging.getLogger("huggingface_hub").removeHandler(handler)
 
 
 def test_imagenet_weights_come_from_the_hub(
@@ -313,5 +375,5 @@ def test_failed_download_is_one_clear_error_and_never_a_random_start(
         assert part in message
     assert "\n" not in message and caught.value.exit_code == 2
     assert len(hub["asked"]) == 1 and hub["asked"][0][1] <= 5  # one request, a short wait
-    assert capfd.readouterr() == ("", "")
+    assert hub["said"] == [] and capfd.readouterr() == ("", "")
     assert logging.getLogger("huggingface_hub").level == level
