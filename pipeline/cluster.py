@@ -45,7 +45,7 @@ def _client(cluster: str) -> Iterator[Client]:
         if not count.isdigit() or int(count) < 1:
             raise UsageError(f"--cluster {cluster}: expected local:N with N workers, or tcp://...")
         local = LocalCluster(
-            n_workers=int(count), threads_per_worker=1, dashboard_address=None, silence_logs=50
+            n_workers=int(count), threads_per_worker=1, dashboard_address=":0", silence_logs=50
         )
         with local, Client(local) as client:
             yield client

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -101,6 +101,15 @@ def compute(
     return Summary(count, counter.done, count - len(todo), folders, record)
 
 
+def elsewhere(dataset: Dataset, out: Path) -> Dataset:
+    """Return `dataset` with its flow in `out`: `out`/VIDEO, or `out` itself for one video alone."""
+    alone = len(dataset.videos) == 1
+    videos = (
+        replace(video, flow_folder=out if alone else out / video.name) for video in dataset.videos
+    )
+    return replace(dataset, videos=tuple(videos))
+
+
 def _length(video: Video) -> int:
     return media.video_length(video.file) if video.file else len(video.frames)
 
@@ -117,8 +126,8 @@ def _done(dataset: Dataset, video: Video, record: dict[str, object], force: bool
         )
     if video.file:
         return True
-    with_flow = sum(frame.flow is not None for frame in video.frames)
-    return with_flow == len(video.frames) - (record["tail"] == "none")
+    names = {frame.name for frame in video.frames[: -1 if record["tail"] == "none" else None]}
+    return names <= {file.stem for file in video.flow_folder.glob("*.jpg")}
 
 
 def _check_length(video: Video, frames: int, tail: Tail) -> None:

@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -182,12 +182,13 @@ def replacing(path: Path) -> Iterator[Path]:
     # one fixed name, so that the next run removes what a killed one left
     partial = path.with_name(f".{path.name}.partial")
     try:
-        remove(partial)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        remove(partial)
+        with suppress(OSError):
+            remove(partial)
         raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
     except BaseException:
         remove(partial)

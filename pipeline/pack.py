@@ -64,7 +64,7 @@ def pack(
     Runs where `cluster.each` says. A store of the same files is kept; one of others is an error
     unless `force`. A damaged file ends the pack with nothing left behind.
     """
-    plan = store.Plan(split, size)
+    plan = store.plan(split, size)
     fingerprint = _fingerprint(plan)
     if target.exists() and not force:
         found = store.Store(str(target)).attributes.get("fingerprint")

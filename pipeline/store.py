@@ -14,6 +14,7 @@ consolidated metadata are written last, so that an interrupted pack is no store.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,18 @@ PICTURES = ("img", "flow_picture")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a store will hold: `size` is the stored (height, width)."""
+    """What a store will hold."""
 
     split: manifest.Split
     size: tuple[int, int]
+    """Stored (height, width) in pixels."""
+    shard: int
+    """Frames in a shard."""
 
     @property
     def frames(self) -> int:
         """Number of frames of all videos."""
         return self.split.frames
-
-    @property
-    def shard(self) -> int:
-        """Frames in a shard: the power of two nearest 64 MB of the largest array."""
-        frame_bytes = 3 * self.size[0] * self.size[1]
-        return 2 ** max(0, round(float(np.log2(SHARD_BYTES / frame_bytes))))
 
     @property
     def shards(self) -> int:
@@ -66,6 +64,12 @@ class Plan:
         """Bytes of all pictures before compression."""
         channels = sum(3 if name in PICTURES else 1 for name in self.arrays)
         return self.frames * self.size[0] * self.size[1] * channels
+
+
+def plan(split: manifest.Split, size: tuple[int, int]) -> Plan:
+    """Return the plan of a store with shards of the power of two of frames nearest 64 MB."""
+    frame_bytes = 3 * size[0] * size[1]
+    return Plan(split, size, 2 ** max(0, round(math.log2(SHARD_BYTES / frame_bytes))))
 
 
 def create(path: Path, plan: Plan) -> None:

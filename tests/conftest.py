@@ -1,0 +1,78 @@
+"""Tiny data for every test: clips, data roots, manifests. No network, no download, no GPU."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import DAVIS, write_video
+from vsodpipe import catalogue, cli, flow_job, flows, manifest
+from vsodpipe.manifest import Source
+from vsodpipe.progress import Reporter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads and lose much when tests share the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def quiet() -> Reporter:
+    return Reporter(quiet=True)
+
+
+@pytest.fixture
+def davis() -> Path:
+    """The real DAVIS sample, where this checkout has it beside it."""
+    if not DAVIS.is_dir():
+        pytest.skip(f"no real DAVIS frames in {DAVIS}")
+    return DAVIS
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A data root with TINY_train (two videos of 5 and 4 frames) and TINY_test (one of 5)."""
+    root = tmp_path / "datasets"
+    write_video(root / "TINY_train" / "ball", 1, 5)
+    write_video(root / "TINY_train" / "cube", 2, 4)
+    write_video(root / "TINY_test" / "dice", 3, 5)
+    return root
+
+
+@pytest.fixture
+def with_flow(data_root: Path, quiet: Reporter) -> Path:
+    """The same data root after `vsodpipe flow`."""
+    for name in ("TINY_train", "TINY_test"):
+        engine = flows.create("dis", preset="ultrafast")
+        flow_job.compute(catalogue.find(name, data_root), engine, flow_job.Options(), quiet)
+    return data_root
+
+
+@pytest.fixture
+def source(with_flow: Path, tmp_path: Path, quiet: Reporter) -> Source:
+    """The manifest of that data root, read back."""
+    out = tmp_path / "manifests"
+    made = manifest.build([], with_flow, out, quiet)["tiny"]
+    return manifest.read(manifest.write(made, out, with_flow)[0])
+
+
+@pytest.fixture
+def vsodpipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in `tmp_path`; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VSODPIPE_DATA", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vsodpipe", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run

@@ -1,0 +1,146 @@
+"""The house itself: who may import whom, what the wheel holds, what --help costs."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from vsodpipe import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {
+    "vsodpipe": "pipeline",
+    "vsodpipe.flows": "flows",
+    "vsodpipe.models": "models",
+    "vsodpipe.cards": "datasets/cards",
+}
+ROOMS = [
+    ["errors"],
+    ["recipe", "progress", "devices", "flow_record"],
+    ["media", "metrics", "synth", "cluster"],
+    ["sheet", "catalogue", "sampling", "transforms"],
+    ["manifest", "importer"],
+    ["store", "checkpoint"],
+    ["stream"],
+    ["flow_job", "pack", "train", "predict", "evaluate"],
+    ["demo"],
+    ["cli"],
+    ["__main__"],
+]
+"""From the ground up: a module imports only from floors below its own."""
+
+
+def imports(file: Path) -> set[str]:
+    """Return the modules of this project that `file` imports, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "vsodpipe"}
+
+
+def test_pipeline_imports_run_downwards() -> None:
+    floor = {name: level for level, names in enumerate(ROOMS) for name in names}
+    files = {file.stem: file for file in (ROOT / "pipeline").glob("*.py")}
+    assert set(files) == {*floor, "__init__"}, "every module has its floor"
+    for name, level in floor.items():
+        for other in imports(files[name]):
+            below = other.split(".")[1] if "." in other else ""
+            if below in floor:
+                assert floor[below] < level, f"{name} imports {below}"
+
+
+@pytest.mark.parametrize("package", ["flows", "models"])
+def test_plug_ins_import_only_errors_and_recipe(package: str) -> None:
+    for file in (ROOT / package).glob("*.py"):
+        for name in imports(file):
+            inside = name.startswith(f"vsodpipe.{package}")
+            shared = name.startswith(("vsodpipe.errors", "vsodpipe.recipe"))
+            assert inside or shared or name == "vsodpipe", f"{file.name} imports {name}"
+
+
+def test_wheel_holds_exactly_the_folders(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path)]
+    copy = tmp_path / "tree"
+    listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([*build, str(copy)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    expected = {
+        f"{package.replace('.', '/')}/{Path(name).name}"
+        for package, folder in FOLDERS.items()
+        for name in tracked
+        if str(Path(name).parent) == folder and Path(name).suffix in (".py", ".toml", ".typed")
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert held == expected
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "cv2", "zarr", "dask", "pydantic", "numpy")
+    code = (
+        "import sys; sys.argv = ['vsodpipe', '--help']\n"
+        "from vsodpipe import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def commands() -> dict[str, click.Command]:
+    group = typer.main.get_command(cli.app)
+    found: dict[str, click.Command] = group.commands  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    command = commands()[name]
+    assert command.help
+    assert (command.epilog or "").startswith(f"Example: vsodpipe {name}")
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} says nothing"
+
+
+def test_flag_list() -> None:
+    """A new option needs a reason: it changes this list."""
+    found = {n: {o for p in c.params for o in p.opts if o[0] == "-"} for n, c in commands().items()}
+    common = {"--data", "--force", "--json", "--quiet", "-q"}
+    assert found == {
+        "import": common,
+        "flow": common
+        | {"--engine", "--weights", "--updates", "--preset", "--tail", "--colour", "--out"}
+        | {"--device"},
+        "manifest": {"--out", "--data", "--json", "--quiet", "-q"},
+        "pack": common | {"--size", "--out", "--cluster"},
+        "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
+        | {"--resume", "--workers", "--device", "--quiet", "-q"},
+        "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--quiet", "-q"},
+        "eval": {"--manifest", "--frames", "--json", "--quiet", "-q"},
+        "demo": {"--out", "--json", "--quiet", "-q"},
+    }
+
+
+def test_no_machine_paths_and_no_prints() -> None:
+    for folder in FOLDERS.values():
+        for file in (ROOT / folder).glob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            assert "/work/" not in text and "/tmp/" not in text.replace("--out /tmp/demo", "")
+            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+            prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+            allowed = file.stem in ("cli", "progress", "manifest")
+            assert allowed or not prints, f"{file} prints"

@@ -1,0 +1,153 @@
+"""Manifests: written, read back equal, checked, and never outside their root."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vsodpipe import flow_record, manifest, media
+from vsodpipe.errors import DataError, UsageError
+from vsodpipe.manifest import Source
+from vsodpipe.progress import Reporter
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_splits_of_a_data_set_share_a_manifest(source: Source, with_flow: Path) -> None:
+    assert source.manifest.name == "tiny"
+    assert [(s.dataset, s.split, s.frames) for s in source.manifest.datasets] == [
+        ("TINY_train", "train", 9),
+        ("TINY_test", "test", 5),
+    ]
+    assert Path(source.root) == with_flow.resolve()
+    frame = source.split("TINY_test").videos[0].frames[2]
+    assert frame.img == "TINY_test/dice/RGB/00002.jpg"
+    assert media.read_image(source.path(frame.img)).shape == (48, 64, 3)
+    assert source.split("TINY_train").videos[0].size == (48, 64)
+
+
+def test_written_manifests_read_back_equal(source: Source, with_flow: Path, tmp_path: Path) -> None:
+    files = manifest.write(source.manifest, tmp_path / "again", with_flow)
+    assert [f.name for f in files] == ["tiny.json", "tiny_train.txt", "tiny_test.txt"]
+    assert manifest.read(files[0]).manifest == source.manifest
+
+
+def test_root_is_relative_so_that_both_can_move(source: Source, tmp_path: Path) -> None:
+    assert source.manifest.root == "../datasets"
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (tmp_path / "manifests").rename(moved / "manifests")
+    assert manifest.read(moved / "manifests/tiny.json").root == str((moved / "datasets").resolve())
+
+
+def test_txt_rows(source: Source, with_flow: Path) -> None:
+    rows = (source.file.parent / "tiny_test.txt").read_text().splitlines()
+    assert len(rows) == 5
+    paths = [Path(word) for word in rows[4].split(" ")]
+    assert [p.relative_to(with_flow / "TINY_test" / "dice").as_posix() for p in paths] == [
+        "RGB/00004.jpg",
+        "GT/00004.png",
+        "FLOW/00004.jpg",
+    ]
+
+
+def test_txt_with_blanks_and_gaps(data_root: Path, tmp_path: Path, quiet: Reporter) -> None:
+    (data_root / "TINY_test" / "dice").rename(data_root / "TINY_test" / "two dice")
+    (data_root / "TINY_test" / "two dice" / "GT" / "00001.png").unlink()
+    made = manifest.build(["TINY_test"], data_root, tmp_path, quiet)["tiny"]
+    rows = manifest.write(made, tmp_path, data_root)[1].read_text().splitlines()
+    assert rows[1].split("\t")[1:] == ["-", "-"]
+    assert rows[0].split("\t")[1].endswith("two dice/GT/00000.png")
+
+
+def test_chosen_data_sets_only(with_flow: Path, tmp_path: Path, quiet: Reporter) -> None:
+    made = manifest.build(["TINY_test"], with_flow, tmp_path, quiet)
+    assert [s.dataset for s in made["tiny"].datasets] == ["TINY_test"]
+    assert len(manifest.build(["tiny"], with_flow, tmp_path, quiet)["tiny"].datasets) == 2
+    with pytest.raises(UsageError, match="Did you mean TINY_test"):
+        manifest.build(["TINY_tst"], with_flow, tmp_path, quiet)
+    with pytest.raises(UsageError, match="no data set in"):
+        manifest.build([], tmp_path / "nowhere", tmp_path, quiet)
+
+
+def test_mask_of_another_size(with_flow: Path, tmp_path: Path, quiet: Reporter) -> None:
+    mask = with_flow / "TINY_train/cube/GT/00002.png"
+    mask.write_bytes(media.encode_png(np.zeros((48, 63), np.uint8)))
+    with pytest.raises(DataError, match="expected 64x48.*got 63x48") as error:
+        manifest.build([], with_flow, tmp_path, quiet)
+    assert str(mask) in str(error.value)
+
+
+def test_missing_flow_is_named(with_flow: Path, tmp_path: Path, quiet: Reporter) -> None:
+    (with_flow / "TINY_train/cube/FLOW/00002.jpg").unlink()
+    with pytest.raises(DataError, match="cube: frame 00002 has no flow"):
+        manifest.build([], with_flow, tmp_path, quiet)
+    (with_flow / "TINY_train/cube/FLOW/flow.json").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 videos have no flow \(first: cube\)"):
+        manifest.build([], with_flow, tmp_path, quiet)
+
+
+def test_two_kinds_of_flow_in_a_split(with_flow: Path, tmp_path: Path, quiet: Reporter) -> None:
+    file = with_flow / "TINY_train/cube/FLOW/flow.json"
+    settings = {k: v for k, v in json.loads(file.read_text()).items() if k != "fingerprint"}
+    file.write_bytes(flow_record.dump(flow_record.make({**settings, "tail": "zero"})))
+    with pytest.raises(DataError, match="two kinds of flow") as error:
+        manifest.build([], with_flow, tmp_path, quiet)
+    assert "tail=backward" in str(error.value) and "tail=zero" in str(error.value)
+
+
+OUTSIDE = [
+    "../x.jpg",
+    "/etc/passwd",
+    "a/../../x.jpg",
+    "C:/x.jpg",
+    "..\\x.jpg",
+    "file:///etc/passwd",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("key", ["img", "gt", "flow"])
+def test_paths_cannot_leave_the_root(source: Source, key: str, path: str) -> None:
+    values = json.loads(source.file.read_text())
+    values["datasets"][0]["videos"][0]["frames"][1][key] = path
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=f"videos.0.frames.1.{key}.*leaves the manifest's root"):
+        manifest.read(source.file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "at version"),
+        ({"datasets": []}, "at datasets"),
+        ({"datasets": "x"}, "at datasets"),
+        ({"more": 1}, "at more"),
+        ({"root": None}, "at root"),
+    ],
+)
+def test_faults_are_one_line_with_their_place(source: Source, change: dict, words: str) -> None:
+    values = {**json.loads(source.file.read_text()), **change}
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=words) as error:
+        manifest.read(source.file)
+    assert "\n" not in str(error.value) and str(source.file) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\ud800".encode("utf-8", "surrogatepass"), "1"])
+def test_files_that_are_no_manifest(tmp_path: Path, text: str | bytes) -> None:
+    file = tmp_path / "m.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=r"m\.json: not a"):
+        manifest.read(file)
+
+
+def test_schema_file_is_that_of_the_model() -> None:
+    """`python -m vsodpipe.manifest > manifests/manifest.schema.json` renews it."""
+    assert (ROOT / "manifests" / "manifest.schema.json").read_text() == manifest.schema()
+
+
+def test_the_example_is_valid() -> None:
+    example = manifest.read(ROOT / "manifests" / "example.json")
+    assert example.manifest.datasets[0].dataset == "DAVIS_train"

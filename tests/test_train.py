@@ -1,0 +1,236 @@
+"""Training: what a stage trains on, exact resume, weights handed on, and what stops it."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vsodpipe import checkpoint, manifest, models, recipe, train
+from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
+from vsodpipe.manifest import Source
+from vsodpipe.progress import Reporter
+from vsodpipe.recipe import Optim, Stage
+
+SMALL = [
+    'data.datasets=["TINY_train", "DAVIS_train"]',
+    "data.size=[32, 32]",
+    "data.clip=2",
+    "network.dim=8",
+    "network.heads=2",
+    "network.num_frames=2",
+]
+
+
+def stages(*assignments: str) -> tuple[Stage, ...]:
+    return train.choose_stages("dbsnet", ["debug"], [*SMALL, *assignments], None)
+
+
+def job(source: Source, run: Path, *assignments: str) -> train.Job:
+    return train.Job("dbsnet", source, stages(*assignments), run, "cpu", 0)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(row)["loss"] for row in (run / "events.jsonl").read_text().splitlines()]
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(file, "dbsnet").state_dict
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_folder_tells_where_it_comes_from(source: Source, tmp_path: Path) -> None:
+    printed: list[str] = []
+    reporter = Reporter(quiet=True)
+    reporter.say = printed.append  # type: ignore[method-assign]
+    run = tmp_path / "runs" / "a"
+    last = train.train(job(source, run, "epochs=2"), reporter)
+    assert last == run / "checkpoints" / "last.pt" and (run / "checkpoints" / "debug.pt").is_file()
+    assert len(losses(run)) == 2 * 4
+    assert printed == [
+        "stage debug: trains on TINY_train; the published recipe has beside them: DAVIS_train"
+    ]
+    note = json.loads((run / "run.json").read_text())
+    assert note["trained_on"] == {"debug": ["TINY_train"]}
+    assert note["recipe_also_names"] == {"debug": ["DAVIS_train"]}
+    flow = source.split("TINY_train").flow
+    assert flow is not None and note["flow"]["TINY_train"] == flow["fingerprint"]
+    values = tomllib.loads((run / "recipe.toml").read_text())["debug"]
+    assert recipe.stage_from_dict(values, models.load("dbsnet").Options) == stages("epochs=2")[0]
+    assert checkpoint.read(run, "dbsnet").provenance["manifest_sha256"] == note["manifest_sha256"]
+
+
+def test_the_same_seed_gives_the_same_weights(source: Source, tmp_path: Path) -> None:
+    quiet = Reporter(quiet=True)
+    files = [train.train(job(source, tmp_path / n), quiet) for n in ("a", "b")]
+    assert equal(weights(files[0]), weights(files[1]))
+    other = train.train(job(source, tmp_path / "c", "seed=1"), quiet)
+    assert not equal(weights(files[0]), weights(other))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Reporter(quiet=True)
+    whole = train.train(job(source, tmp_path / "whole", "epochs=2"), quiet)
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    real, taken = train._step, []
+
+    def killed(*arguments: object) -> float:
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "_step", killed)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(job(source, run, "epochs=2"), quiet)
+    monkeypatch.setattr(train, "_step", real)
+    again = replace(job(source, run), stages=train.resumed(run, "dbsnet", source))
+    last = train.train(again, quiet, resume=True)
+    assert losses(run) == losses(tmp_path / "whole")
+    assert equal(weights(last), weights(whole))
+    assert train.train(again, quiet, resume=True) == last, "a finished run stays as it is"
+    assert len(losses(run)) == 8
+
+
+def test_stages_hand_their_weights_on(source: Source, tmp_path: Path) -> None:
+    first = stages()[0]
+    second = replace(first, name="second", optim=Optim(lr=1e-12, min_lr=0, weight_decay=0))
+    both = replace(job(source, tmp_path / "run"), stages=(first, second))
+    train.train(both, Reporter(quiet=True))
+    before, after = (
+        weights(tmp_path / "run" / "checkpoints" / f"{name}.pt") for name in ("debug", "second")
+    )
+    trained = [key for key in before if key.endswith(("weight", "bias"))]
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in trained)
+
+
+def test_init_takes_the_weights_of_another_run(source: Source, tmp_path: Path) -> None:
+    quiet = Reporter(quiet=True)
+    first = train.train(job(source, tmp_path / "a"), quiet)
+    still = job(source, tmp_path / "b", "optim.lr=1e-12", "optim.min_lr=0", "seed=5")
+    second = train.train(replace(still, init=tmp_path / "a"), quiet)
+    key = "heads.0.weight"
+    key = key if key in weights(first) else next(k for k in weights(first) if "fwd" in k)
+    assert torch.allclose(weights(first)[key], weights(second)[key], atol=1e-6)
+
+
+def test_a_later_stage_needs_weights(source: Source, tmp_path: Path) -> None:
+    chosen = train.choose_stages("dbsnet", ["finetune"], SMALL, None)
+    with pytest.raises(UsageError, match="continues from the weights of stage pretrain"):
+        train.train(replace(job(source, tmp_path / "r"), stages=chosen), Reporter(quiet=True))
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_chain_is_the_default_and_backbone_weights_go_to_its_start() -> None:
+    chain = train.choose_stages("dbsnet", [], [], "none")
+    assert [s.name for s in chain] == ["pretrain", "finetune"]
+    assert chain[0].network.backbone_weights is None
+    published = train.choose_stages("dbsnet", [], [], None)
+    assert published[0].network.backbone_weights == "imagenet"
+    with pytest.raises(UsageError, match="Did you mean finetune"):
+        train.choose_stages("dbsnet", ["finetun"], [], None)
+
+
+def test_a_manifest_without_the_recipes_data(source: Source, tmp_path: Path) -> None:
+    chosen = stages('data.datasets=["OTHER_train"]')
+    with pytest.raises(DataError, match="needs one of OTHER_train.*holds TINY_train, TINY_test"):
+        train.train(replace(job(source, tmp_path / "r"), stages=chosen), Reporter(quiet=True))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_data_set_without_flow(data_root: Path, tmp_path: Path) -> None:
+    quiet = Reporter(quiet=True)
+    made = manifest.build([], data_root, tmp_path, quiet)["tiny"]
+    bare = manifest.read(manifest.write(made, tmp_path, data_root)[0])
+    with pytest.raises(DataError, match="Run: vsodpipe flow TINY_train, then vsodpipe manifest"):
+        train.train(job(bare, tmp_path / "r"), quiet)
+
+
+def test_a_loss_that_is_no_number_stops(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = models.load("dbsnet")
+    real = module.loss
+    monkeypatch.setattr(module, "loss", lambda logits, sample: real(logits, sample) * float("nan"))
+    with pytest.raises(VsodpipeError, match="the loss is nan on TINY_train/"):
+        train.train(job(source, tmp_path / "r"), Reporter(quiet=True))
+
+
+def test_resume_refuses_another_manifest_or_model(source: Source, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train.train(job(source, run), Reporter(quiet=True))
+    with pytest.raises(DataError, match="is a run of dbsnet, expected other"):
+        train.resumed(run, "other", source)
+    source.file.write_text(source.file.read_text() + "\n")
+    with pytest.raises(DataError, match="is not the manifest"):
+        train.resumed(run, "dbsnet", manifest.read(source.file))
+    with pytest.raises(DataError, match="no run folder"):
+        train.resumed(tmp_path, "dbsnet", source)
+
+
+def test_learning_rate_is_a_cosine() -> None:
+    options = Optim(lr=1.0, min_lr=0.2)
+    rates = [train.learning_rate(options, step, 5) for step in range(5)]
+    assert rates[0] == 1.0 and abs(rates[2] - 0.6) < 1e-12 and abs(rates[4] - 0.2) < 1e-12
+
+
+def test_no_decay_on_biases_and_norms() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    decayed, plain = train.make_optimiser(network, Optim(weight_decay=0.5)).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.5
+    assert len(plain["params"]) == 3 and plain["weight_decay"] == 0
+
+
+@pytest.fixture
+def saved(source: Source, tmp_path: Path) -> Path:
+    return train.train(job(source, tmp_path / "run"), Reporter(quiet=True))
+
+
+def test_checkpoints_of_other_networks_are_refused(saved: Path, tmp_path: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    bad = tmp_path / "bad.pt"
+
+    def refuse(words: str) -> None:
+        with pytest.raises(WeightsError, match=words) as error:
+            checkpoint.build(checkpoint.read(bad, "dbsnet"))
+        assert str(bad) in str(error.value)
+
+    torch.save({**content, "model": "ianet"}, bad)
+    refuse("holds weights of ianet, expected dbsnet")
+    torch.save({**content, "version": 99}, bad)
+    refuse("checkpoint version 99")
+    torch.save(content["state_dict"], bad)
+    refuse("a bare state dict of")
+    torch.save([1, 2], bad)
+    refuse("a list")
+    bad.write_bytes(b"junk")
+    refuse("not a checkpoint, or damaged")
+    bad.write_bytes(saved.read_bytes()[:5000])
+    refuse("not a checkpoint, or damaged")
+    state = dict(content["state_dict"])
+    state["more"] = state.pop(next(iter(state)))
+    torch.save({**content, "state_dict": state}, bad)
+    refuse("1 tensors missing, 1 not known")
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        checkpoint.read(tmp_path / "none.pt", "dbsnet")
+    with pytest.raises(WeightsError, match="no run folder"):
+        checkpoint.read(tmp_path, "dbsnet")
+
+
+def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"format": "vsodpipe-checkpoint", "x": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(WeightsError):
+        checkpoint.read(tmp_path / "trap.pt", "dbsnet")
+    assert not (tmp_path / "executed").exists()
