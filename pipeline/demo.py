@@ -169,7 +169,7 @@ def _sheet(path: Path, source: Source, maps: Path) -> None:
     rows = []
     for video in split.videos:
         for frame in (video.frames[FRAMES // 4], video.frames[3 * FRAMES // 4]):
-            cells = [
+            cells: list[sheet.Cell] = [
                 media.read_image(source.path(frame.img)),
                 media.read_mask(source.path(str(frame.gt))),
                 media.read_image(source.path(str(frame.flow))),

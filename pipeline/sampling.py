@@ -37,7 +37,7 @@ def training_clip(
     invalid.
     """
     count, dense = len(annotated), all(annotated)
-    step = int(steps[rng.integers(len(steps))]) if dense else 1
+    step = steps[int(rng.integers(len(steps)))] if dense else 1
     step = min(step, max(1, (count - 1) // max(1, length - 1)))
     offset = 0 if dense else int(rng.integers(length))
     start = max(0, min(anchor - offset, count - 1 - (length - 1) * step))

@@ -143,7 +143,7 @@ def load_clip(
 ) -> transforms.Clip:
     """Return the uint8 tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask."""
     annotated = reader.annotated(video)
-    tensors = {}
+    tensors: transforms.Clip = {}
     for key in keys:
         pictures = []
         for frame in frames:
@@ -161,7 +161,7 @@ def loader(clips: Clips, epoch: int, start: int, workers: int) -> DataLoader[Sam
     """Return the batches of `epoch` from step `start` on, decoded by `workers` processes."""
     return DataLoader(
         clips,
-        batch_sampler=list(clips.batches(epoch, start)),  # type: ignore[arg-type]
+        batch_sampler=list(clips.batches(epoch, start)),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

@@ -1,6 +1,7 @@
 """The house itself: who may import whom, what the wheel holds, what --help costs."""
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -66,26 +67,56 @@ def test_plug_ins_import_only_errors_and_recipe(package: str) -> None:
             assert inside or shared or name == "vsodpipe", f"{file.name} imports {name}"
 
 
-def test_wheel_holds_exactly_the_folders(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path)]
-    copy = tmp_path / "tree"
+def tracked() -> list[str]:
     listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
-    tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
-    for name in tracked:
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([*build, str(copy)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that the checkout stays clean."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in tracked():
+        (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "tree" / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder)]
+    subprocess.run([*build, str(folder / "tree")], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_exactly_the_folders(wheel: Path) -> None:
     expected = {
         f"{package.replace('.', '/')}/{Path(name).name}"
         for package, folder in FOLDERS.items()
-        for name in tracked
+        for name in tracked()
         if str(Path(name).parent) == folder and Path(name).suffix in (".py", ".toml", ".typed")
     }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == expected
+
+
+def test_types_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+        + ["--cache-dir", str(tmp_path / "cache"), "-p", "vsodpipe"],
+        env={**os.environ, "MYPYPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_is_clean() -> None:
+    for command in (["check"], ["format", "--check"]):
+        call = [sys.executable, "-m", "ruff", *command, "--no-cache", str(ROOT)]
+        done = subprocess.run(call, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
 
 
 def test_help_imports_nothing_heavy() -> None:
