@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vsodpipe import (
@@ -60,7 +59,6 @@ def run(out: Path, reporter: Reporter, *, workers: int = 0) -> Result:
     _prepare(out)
     root = out / "datasets"
     exact = {name: _make(root / name, count) for name, count in VIDEOS.items()}
-    torch.set_num_threads(1)  # so small a network gains nothing from more and suffers on a busy CPU
     reporter.say(f"made {sum(VIDEOS.values())} clips of {FRAMES} frames in {root}")
     engine = flows.create("dis")
     for name in VIDEOS:

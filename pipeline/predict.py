@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vsodpipe import checkpoint, media, sampling, transforms
+from vsodpipe import checkpoint, devices, media, sampling, transforms
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -48,6 +49,7 @@ def predict(
     A folder of maps by other weights is replaced; videos that are done are kept.
     """
     network = checkpoint.build(saved).to(device)
+    devices.use_threads(saved.stage.data.clip * math.prod(saved.stage.data.size))
     folders = []
     for name in datasets:
         split, files = source.split(name), Files(source, source.split(name))

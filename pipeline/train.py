@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsodpipe import __version__, checkpoint, media, models, recipe
+from vsodpipe import __version__, checkpoint, devices, media, models, recipe
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, unknown
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -187,6 +187,7 @@ class _State:
     @classmethod
     def start(cls, network: nn.Module, stage: Stage, job: Job) -> _State:
         device = torch.device(job.device)
+        devices.use_threads(stage.batch * stage.data.clip * math.prod(stage.data.size))
         network.to(device).train()
         autocast, scaler = _precision(stage, device)
         return cls(network, make_optimiser(network, stage.optim), scaler, autocast, device)
