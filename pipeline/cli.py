@@ -137,18 +137,10 @@ def flow(
     kept = f", {summary.kept} videos were done before" if summary.kept else ""
     reporter.say(f"{summary.frames} frames of {summary.videos} videos{kept}")
     reporter.say(f"Flow is in {summary.folders[0]}" + (" ..." if summary.videos > 1 else ""))
-    reporter.say("Next: vsodpipe manifest")
+    if name in catalogue.present(catalogue.data_root(data)):
+        reporter.say("Next: vsodpipe manifest")
     if as_json:
-        _print_json(
-            {
-                "dataset": dataset.name,
-                "videos": summary.videos,
-                "frames": summary.frames,
-                "kept": summary.kept,
-                "folders": summary.folders,
-                "record": summary.record,
-            }
-        )
+        _print_json({"dataset": dataset.name, **vars(summary)})
 
 
 @app.command(epilog="Example: vsodpipe manifest DAVIS_train DAVIS_test")
