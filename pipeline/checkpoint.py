@@ -26,7 +26,7 @@ class Checkpoint:
     stage: Stage
     state_dict: dict[str, torch.Tensor]
     training: dict[str, Any]
-    """What continues the run: optimiser, counters, scaler, random state."""
+    """What continues the run: position, optimiser, scaler."""
     provenance: dict[str, Any]
     """Fingerprints of manifest, flow and initial weights, and the version that wrote it."""
 

@@ -5,6 +5,7 @@ Heavy packages are imported inside the commands, so that `--help` answers at onc
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vsodpipe import __version__
-from vsodpipe.errors import UsageError, VsodpipeError, unknown
+from vsodpipe.errors import Interrupted, UsageError, VsodpipeError, unknown
 from vsodpipe.progress import Reporter
 
 app = typer.Typer(
@@ -129,8 +130,11 @@ def flow(
         dataset = flow_job.elsewhere(dataset, out)
     chosen = {"weights": weights, "updates": updates, "preset": preset}
     settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    where = resolve(device)
     if "device" in flows.options(engine):
-        settings["device"] = resolve(device)
+        settings["device"] = where
+    elif device not in ("auto", "cpu"):
+        raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
     summary = flow_job.compute(
         dataset, flows.create(engine, **settings), options, reporter, force=force
     )
@@ -250,6 +254,7 @@ def train(
 ) -> None:
     """Train a network on what a manifest holds, by its published recipe."""
     from vsodpipe import manifest as manifests
+    from vsodpipe import runs
     from vsodpipe import train as training
     from vsodpipe.devices import resolve
 
@@ -259,21 +264,21 @@ def train(
     training.models.load(model)
     source = manifests.read(manifest)
     if resume:
-        stages, folder = training.resumed(resume, model, source), resume
+        stages, folder = runs.resumed(resume, model, source), resume
     else:
         stages = training.choose_stages(model, stage or [], assignments or [], backbone_weights)
         folder = run or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = resolve(device)
     if workers is None:  # on CPU the network needs every core: loaders would only disturb it
         workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
-    job = training.Job(model, source, stages, folder, where, workers, init)
+    job = runs.Job(model, source, stages, folder, where, workers, init)
     try:
         last = training.train(job, reporter, resume=resume is not None)
     except KeyboardInterrupt:
         if not (folder / "run.json").is_file():
             raise
         again = f"vsodpipe train {model} --manifest {manifest} --resume {folder}"
-        _fail(f"interrupted. Continue with: {again}", 130)
+        raise Interrupted(f"interrupted. Continue with: {again}") from None
     reporter.say(f"weights: {last}")
     reporter.say(f"Next: vsodpipe test {model} --checkpoint {folder} --manifest {manifest}")
 
@@ -293,6 +298,7 @@ def test(
         Path | None, typer.Option(help="Folder for the maps [default: maps in the run folder].")
     ] = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write the saliency maps of a trained network, at the size of the frames."""
@@ -308,7 +314,10 @@ def test(
         raise UsageError("--checkpoint names a file: say where the maps go with --out FOLDER.")
     maps = out if out is not None else checkpoint / "maps"
     names = predict.choose_datasets(source, dataset or [])
-    for folder in predict.predict(saved, source, names, maps, resolve(device), reporter):
+    # a run's own maps follow its weights; maps elsewhere are replaced only when asked
+    replace = force or out is None
+    where = resolve(device)
+    for folder in predict.predict(saved, source, names, maps, where, reporter, force=replace):
         reporter.say(f"maps: {folder}")
     reporter.say(f"Next: vsodpipe eval {maps} --manifest {manifest}")
 
@@ -326,7 +335,7 @@ def eval_(
     """Score saliency maps: J, boundary F, S-measure, max F and MAE, per video and in total."""
     from rich.console import Console
 
-    from vsodpipe import evaluate, media
+    from vsodpipe import evaluate
     from vsodpipe import manifest as manifests
 
     if frames not in ("trim", "all"):
@@ -334,17 +343,12 @@ def eval_(
     reporter = Reporter(quiet)
     protocol = evaluate.Protocol(frames=frames)  # type: ignore[arg-type]
     result = evaluate.evaluate(maps, manifests.read(manifest), protocol, reporter)
-    if (maps.parent / "run.json").is_file():
-        scores = maps.parent / "scores.json"
-        media.write_bytes(scores, json.dumps(result, indent=1).encode() + b"\n")
+    if scores := evaluate.save(result, maps):
         reporter.say(f"wrote {scores}")
     if as_json:
         _print_json(result)
-        return
-    for name, scored in result["datasets"].items():
-        rows = {**scored["videos"], "total": scored["total"]}
-        title = f"{name}, protocol {protocol.name}, frames: {protocol.frames}"
-        Console().print(evaluate.table(title, rows))
+    else:
+        Console().print(*evaluate.tables(result))
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")
@@ -383,11 +387,13 @@ def main() -> None:
         app(standalone_mode=True)
     except VsodpipeError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted. Run the same command again to continue.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer turns Ctrl-C into this exit code, without a word
+            _fail("interrupted. Run the same command again to continue.", 130)
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", 1 if full else 2)
     except Exception as error:
         if os.environ.get("VSODPIPE_DEBUG"):
             traceback.print_exc()

@@ -25,6 +25,7 @@ from vsodpipe import (
     metrics,
     pack,
     predict,
+    runs,
     sheet,
     synth,
     train,
@@ -54,7 +55,7 @@ class Result:
     written: dict[str, Path]
 
 
-def run(out: Path, reporter: Reporter, *, workers: int = 0) -> Result:
+def run(out: Path, reporter: Reporter) -> Result:
     """Take the tour inside folder `out`. Raises DataError for a folder that is not a demo's."""
     _prepare(out)
     root = out / "datasets"
@@ -68,7 +69,7 @@ def run(out: Path, reporter: Reporter, *, workers: int = 0) -> Result:
     stage = _stage()
     store = root / "DEMO_train.zarr"
     pack.pack(source.split("DEMO_train"), source.root, store, stage.data.size, reporter)
-    job = train.Job(MODEL, source, (stage,), out / "run", "cpu", workers)
+    job = runs.Job(MODEL, source, (stage,), out / "run", "cpu", workers=0)
     saved = checkpoint.read(train.train(job, reporter), MODEL)
     predict.predict(saved, source, ["DEMO_test"], out / "run" / "maps", "cpu", reporter)
     found = _baselines(out / "baselines", source, engine)
@@ -95,8 +96,9 @@ def _prepare(out: Path) -> None:
     if out.exists() and not (out / MARK).is_file():
         if not out.is_dir() or any(out.iterdir()):
             raise DataError(f"{out}: is there already and holds no demo. Use --out FOLDER.")
-    media.remove(out)
-    media.write_bytes(out / MARK, b"Written by vsodpipe demo, which replaces this folder.\n")
+    for name in ("datasets", "manifests", "run", "baselines", "demo.png"):
+        media.remove(out / name)
+    media.write_bytes(out / MARK, b"Written by vsodpipe demo, which replaces what it wrote here.\n")
 
 
 def _stage() -> Stage:

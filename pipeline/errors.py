@@ -3,7 +3,8 @@
     VsodpipeError                exit 1   the work failed
     ├── UsageError               exit 2   a name, option or recipe key that is not known
     ├── DataError                exit 2   a file or folder is missing or not what it should be
-    └── WeightsError             exit 2   weights are missing, or belong to another network
+    ├── WeightsError             exit 2   weights are missing, or belong to another network
+    └── Interrupted              exit 130 stopped by the user, with the way to continue
 
 Messages follow one template: what failed, what was expected and what came instead, where, and the
 next step.
@@ -35,6 +36,12 @@ class WeightsError(VsodpipeError):
     """Weights are missing, or belong to another network."""
 
     exit_code = 2
+
+
+class Interrupted(VsodpipeError):
+    """Stopped by the user; the message says how to continue."""
+
+    exit_code = 130
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -6,6 +6,7 @@ video, then over videos; max F is the maximum of the averaged curve; J and F cut
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,27 @@ def evaluate(
         "manifest": str(source.file),
         "datasets": datasets,
     }
+
+
+def save(result: Mapping[str, Any], maps: Path) -> Path | None:
+    """Write scores.json into the run folder around `maps`; None where there is no run."""
+    if not (maps.parent / "run.json").is_file():
+        return None
+    file = maps.parent / "scores.json"
+    media.write_bytes(file, json.dumps(result, indent=1).encode() + b"\n")
+    return file
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return a table for every data set of `result`, one row a video and the total."""
+    protocol = result["protocol"]
+    return [
+        table(
+            f"{name}, protocol {protocol['name']}, frames: {protocol['frames']}",
+            {**scored["videos"], "total": scored["total"]},
+        )
+        for name, scored in result["datasets"].items()
+    ]
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]], first: str = "video") -> Table:
@@ -152,6 +174,7 @@ def _summary(scores: Mapping[str, Sequence[FrameScores]]) -> dict[str, Any]:
             "mae": float(np.mean([s.mae for s in every])),
             "s_measure": float(np.mean([s.s for s in every])),
             "max_f": metrics.max_f(np.mean([s.f_curve for s in every], axis=0)),
+            "adaptive_f": float(np.mean([s.f_adaptive for s in every])),
         },
         "videos": videos,
     }
@@ -165,6 +188,7 @@ def _video(frames: Sequence[FrameScores]) -> dict[str, Any]:
         "mae": float(np.mean([s.mae for s in frames])),
         "s_measure": float(np.mean([s.s for s in frames])),
         "max_f": metrics.max_f(np.mean([s.f_curve for s in frames], axis=0)),
+        "adaptive_f": float(np.mean([s.f_adaptive for s in frames])),
         "j_mean": j.mean,
         "j_recall": j.recall,
         "j_decay": j.decay,

@@ -6,6 +6,7 @@ whole by one rename, so that an interrupted run continues with the next video.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,8 +76,9 @@ def compute(
 ) -> Summary:
     """Write flow pictures and `flow.json` for every video of `dataset`.
 
-    Raises DataError for a frame that does not decode, for a video too short for the tail rule and,
-    unless `force`, for a folder that holds flow of another kind.
+    A video whose flow is there, of the same kind and from the same frames, is kept. Raises
+    DataError for a frame that does not decode, for a video too short for the tail rule, for a
+    folder of files that are no flow of ours and, unless `force`, for one with flow of another kind.
     """
     settings = {
         "version": 1,
@@ -115,19 +117,35 @@ def _length(video: Video) -> int:
 
 
 def _done(dataset: Dataset, video: Video, record: dict[str, object], force: bool) -> bool:
-    found = None if force else flow_record.read(video.flow_folder)
+    found = flow_record.read(video.flow_folder)
     if found is None:
+        if video.flow_folder.exists() and any(video.flow_folder.iterdir()):
+            raise DataError(
+                f"{video.flow_folder}: holds files that vsodpipe flow did not write. "
+                "Move them away, or name another folder with --out."
+            )
         return False
     if found["fingerprint"] != record["fingerprint"]:
+        if force:
+            return False
         raise DataError(
             f"{dataset.name}/{video.name} has flow of another kind: "
             f"{flow_record.describe(found)}, asked for {flow_record.describe(record)}. "
             "Use --force to replace it."
         )
+    if found.get("source") != _source(video):
+        return False
     if video.file:
         return True
     names = {frame.name for frame in video.frames[: -1 if record["tail"] == "none" else None]}
     return names <= {file.stem for file in video.flow_folder.glob("*.jpg")}
+
+
+def _source(video: Video) -> str:
+    """Return a hash over names and sizes of the files that the flow of `video` is made from."""
+    files = [video.file] if video.file else [frame.img for frame in video.frames]
+    text = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _check_length(video: Video, frames: int, tail: Tail) -> None:
@@ -157,7 +175,9 @@ def _video(
             counter.advance()
         for future in pending:
             future.result()
-        (partial / flow_record.FILE).write_bytes(flow_record.dump(record))
+        (partial / flow_record.FILE).write_bytes(
+            flow_record.dump({**record, "source": _source(video)})
+        )
         media.remove(video.flow_folder)
 
 

@@ -6,7 +6,7 @@ Decoding is strict: a damaged picture is an error that names the file, never a h
 from __future__ import annotations
 
 import io
-import logging
+import json
 import os
 import re
 import shutil
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import fsspec
@@ -27,13 +28,11 @@ from vsodpipe.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 )
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
-)
 MAX_PIXELS = 2**28
 """Larger pictures are refused before they are decoded (a 16k x 16k frame)."""
 
-logger = logging.getLogger(__name__)
+# FFmpeg reads this once: what it finds in a broken file is said in our own words, on one line
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -50,19 +49,38 @@ def frame_number(stem: str) -> int | None:
 
 def read_bytes(path: str | Path) -> bytes:
     """Return the bytes behind a local path or an fsspec URL. Raises DataError for none."""
+    if isinstance(path, str) and "://" in path:
+        return _read_url(path)
     try:
-        if isinstance(path, Path) or "://" not in path:
-            return Path(path).read_bytes()
-        with fsspec.open(path, "rb") as file:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_url(url: str) -> bytes:
+    try:
+        with fsspec.open(url, "rb") as file:
             data: bytes = file.read()
             return data
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be read: {reason}.") from error
+    except ImportError as error:  # fsspec says which package this protocol needs
+        raise DataError(f"{url}: cannot be read: {_words(error)}.") from error
+    except Exception as error:  # every remote file system has errors of its own
+        raise _unreadable(url, error) from error
+
+
+def read_json(path: str | Path, remedy: str = "Restore the file and run again.") -> Any:
+    """Return the value of a JSON file or URL. Raises DataError, ending in `remedy`, for no JSON."""
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file ({_words(error)}). {remedy}") from error
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Return the picture as uint8 RGB (H, W, 3). Raises DataError for one that does not decode."""
+    """Return the picture as uint8 RGB (H, W, 3).
+
+    Raises DataError for one that does not decode, and for grey levels of more than 8 bits.
+    """
     data = read_bytes(path)
     if data[:3] == b"\xff\xd8\xff":
         try:
@@ -72,7 +90,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
                 return simplejpeg.decode_jpeg(data)
         except ValueError as error:
             raise _damaged(path, error) from error
-    with _opened(path, data) as picture:
+    with _opened(path, io.BytesIO(data)) as picture:
+        if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
+            raise DataError(
+                f"{path}: expected an 8-bit picture, got picture mode {picture.mode}. "
+                "Convert the frames to 8 bits."
+            )
         return np.array(picture.convert("RGB"))
 
 
@@ -80,10 +103,10 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     """Return the foreground of a mask file as bool (H, W), True on the object.
 
     A palette picture holds object numbers: everything but 0 and 255 (void) is foreground. A grey or
-    colour picture is foreground above 128, except that one with no value above 1 holds 0 and 1.
-    Decided by the file's mode: 255 is void in the one and foreground in the other.
+    colour picture is foreground above 128, except that one whose largest value is 1 holds 0 and 1.
+    The mode tells the two apart: 255 is void in the one and foreground in the other.
     """
-    with _opened(path, read_bytes(path)) as picture:
+    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
         if picture.mode == "P":
             index = np.array(picture)
             return (index != 0) & (index != 255)
@@ -92,12 +115,12 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
                 f"{path}: expected a palette, grey or RGB mask, got picture mode {picture.mode}."
             )
         grey = np.array(picture.convert("L"))
-    return grey > (128 if grey.max(initial=0) > 1 else 0)
+    return grey > (0 if grey.max(initial=0) == 1 else 128)
 
 
 def read_map(path: str | Path) -> NDArray[np.uint8]:
     """Return a saliency map as uint8 (H, W): grey levels, or the first channel of a colour file."""
-    with _opened(path, read_bytes(path)) as picture:
+    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
         if picture.mode in ("P", "1"):
             return np.array(picture.convert("L"))
         array = np.array(picture)
@@ -108,26 +131,20 @@ def read_map(path: str | Path) -> NDArray[np.uint8]:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) from the header alone, without decoding the picture."""
-    source: io.BytesIO | Path = (
-        Path(path) if isinstance(path, Path) or "://" not in path else io.BytesIO(read_bytes(path))
-    )
-    try:
-        with Image.open(source) as picture:
-            return picture.height, picture.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path, error) from error
+    is_url = isinstance(path, str) and "://" in path
+    with _opened(path, io.BytesIO(read_bytes(path)) if is_url else Path(path)) as picture:
+        return picture.height, picture.width
 
 
 def video_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a video file as uint8 RGB (H, W, 3), one at a time.
 
-    Raises DataError when the file is missing or holds no picture that OpenCV's FFmpeg reads. A file
-    that ends more than one frame before the length in its header is reported as a warning.
+    Raises DataError when the file is missing, holds no picture that OpenCV's FFmpeg reads, or ends
+    well before the length in its header.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such video file.")
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
+    with _video_opened(path) as capture:
         expected, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while True:
             found, frame = capture.read()
@@ -135,19 +152,32 @@ def video_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
                 break
             count += 1
             yield np.ascontiguousarray(frame[..., ::-1])
-        if not count:
-            raise DataError(f"{path}: not a video that OpenCV can read. Convert it to H.264 mp4.")
-        if expected > count + 1:
-            logger.warning("%s: %d of %d frames could be read", path, count, expected)
-    finally:
-        capture.release()
+    if not count:
+        raise DataError(f"{path}: not a video that OpenCV can read. Convert it to H.264 mp4.")
+    if count < expected - 1 and count / expected < 0.98:  # some containers only estimate
+        raise DataError(
+            f"{path}: expected {expected} frames, only {count} could be read. Get the file anew, "
+            f"or re-encode what there is: ffmpeg -i {path} -c:v libx264 out.mp4"
+        )
 
 
 def video_length(path: Path) -> int:
     """Return the number of frames in the header of a video file (0 where it does not say)."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
+    with _video_opened(path) as capture:
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+@contextmanager
+def _video_opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        # absolute, as FFmpeg takes what stands before a colon for a protocol
+        capture = cv2.VideoCapture(str(Path(path).absolute()), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    try:
+        yield capture
     finally:
         capture.release()
 
@@ -204,16 +234,20 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path, data: bytes) -> Iterator[Image.Image]:
-    """Yield the decoded Pillow picture behind `data`; what it cannot decode is a DataError."""
+def _opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image]:
+    """Yield the Pillow picture in `source`; what it cannot open or decode is a DataError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
+            # our own limit decides; Pillow warns at a third of it
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as picture:
                 _check_pixels(path, picture.height, picture.width)
-                picture.load()
                 yield picture
-    except (OSError, SyntaxError, ValueError, Warning) as error:
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if getattr(error, "strerror", None):
+            raise _unreadable(path, error) from error
         raise _damaged(path, error) from error
 
 
@@ -222,10 +256,18 @@ def _check_pixels(path: str | Path, height: int, width: int) -> None:
         raise DataError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}.")
 
 
+def _unreadable(path: str | Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or _words(error)
+    return DataError(f"{path}: cannot be read: {reason}. Check the path.")
+
+
 def _damaged(path: str | Path, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: no such file.")
-    reason = str(error).strip().rstrip(".") or type(error).__name__
+    reason = _words(error)
     if "cannot identify image file" in reason:
         reason = "not a picture"
     return DataError(f"{path}: damaged picture ({reason}). Restore the file and run again.")
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def parse_size(text: str, split: Split) -> tuple[int, int]:
             raise DataError(f"{split.dataset}: its videos have {len(sizes)} sizes. Use --size N.")
         return sizes.pop()
     sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdigit() and 0 < int(side) <= 8192 for side in sides):
+    if len(sides) > 2 or not all(re.fullmatch("[1-9][0-9]{0,3}", side) for side in sides):
         raise UsageError(f"--size {text}: expected N, HEIGHTxWIDTH or native, such as 384x640.")
     return int(sides[0]), int(sides[-1])
 
@@ -61,16 +62,24 @@ def pack(
 ) -> Packed:
     """Write the store of `split` (files relative to `root`) to folder `target`.
 
-    Runs where `cluster.each` says. A store of the same files is kept; one of others is an error
-    unless `force`. A damaged file ends the pack with nothing left behind.
+    Runs where `cluster.each` says. A store of the same files (names, sizes, times of change) is
+    kept; one of others is an error unless `force`, and what is no store is never replaced. A
+    damaged file ends the pack with nothing left behind.
     """
     plan = store.plan(split, size)
-    fingerprint = _fingerprint(plan)
-    if target.exists() and not force:
-        found = store.Store(str(target)).attributes.get("fingerprint")
-        if found != fingerprint:
-            raise DataError(f"{target}: holds other files or another size. Use --force.")
-        return Packed(target, plan.frames, plan.shards, _bytes_of(target), True)
+    fingerprint = _fingerprint(plan, root)
+    if target.exists():
+        found = store.fingerprint_of(target)
+        if found is None:
+            raise DataError(f"{target}: is there already and is no store. Use --out.")
+        if found == fingerprint and not force:
+            store.Store(str(target))
+            return Packed(target, plan.frames, plan.shards, _bytes_of(target), True)
+        if not force:
+            raise DataError(
+                f"{target}: was packed at another size, or from other files than there are now. "
+                "Use --force."
+            )
     building = target.with_name(f".{target.name}.partial")
     _prepare(building, plan, fingerprint)
     todo = [k for k in range(plan.shards) if not (building / DONE / str(k)).exists()]
@@ -134,9 +143,15 @@ def _picture(root: str, frame: Frame, name: str, size: tuple[int, int]) -> NDArr
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def _fingerprint(plan: store.Plan) -> str:
-    text = f"{store.VERSION} {plan.size} {plan.split.model_dump_json()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _fingerprint(plan: store.Plan, root: str) -> str:
+    digest = hashlib.sha256(f"{store.VERSION} {plan.size} {plan.split.flow}".encode())
+    for video in plan.split.videos:
+        for frame in video.frames:
+            for path in (frame.img, frame.gt, frame.flow):
+                status = os.stat(f"{root}/{path}") if path else None
+                state = (status.st_size, status.st_mtime_ns) if status else None
+                digest.update(f"{video.name} {path} {state}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _bytes_of(folder: Path) -> int:

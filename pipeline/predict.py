@@ -43,10 +43,13 @@ def predict(
     out: Path,
     device: str,
     reporter: Reporter,
+    *,
+    force: bool = False,
 ) -> list[Path]:
     """Write the maps of every video of `datasets` below `out`; return the folders of the data sets.
 
-    A folder of maps by other weights is replaced; videos that are done are kept.
+    Videos that are done are kept. Raises DataError for a folder that holds maps of other weights,
+    unless `force` replaces them, and for one that holds something else.
     """
     network = checkpoint.build(saved).to(device)
     devices.use_threads(saved.stage.data.clip * math.prod(saved.stage.data.size))
@@ -55,31 +58,38 @@ def predict(
         split, files = source.split(name), Files(source, source.split(name))
         if "flow" in saved.stage.data.inputs and split.flow is None:
             raise DataError(f"{name} has no flow in {source.file}. Run: vsodpipe flow {name}.")
+        trained = set(saved.provenance.get("flow", {}).values())
+        if split.flow is not None and trained and split.flow["fingerprint"] not in trained:
+            reporter.warn(f"{name}: its flow is of another kind than that of the training.")
         folder = out / name
-        _prepare(folder, saved, source)
+        _prepare(folder, saved, source, force)
         with reporter.task(f"test {saved.model} on {name}", split.frames, "frame") as counter:
             for video, title in enumerate(files.videos):
                 names = files.frames(video)
-                if not (folder / title).is_dir():
+                if _names(folder / title) != set(names):
                     with media.replacing(folder / title) as partial:
                         partial.mkdir()
                         for frame, image in _video(network, saved.stage, files, video, device):
                             (partial / f"{names[frame]}.png").write_bytes(media.encode_png(image))
                             counter.advance()
+                        media.remove(folder / title)
                 else:
                     counter.advance(len(names))
         folders.append(folder)
     return folders
 
 
-def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source) -> None:
-    """Empty a folder of maps unless they were made from these weights and this manifest."""
+def _names(folder: Path) -> set[str]:
+    return {file.stem for file in folder.glob("*.png")}
+
+
+def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source, force: bool) -> None:
+    """Leave a folder of maps of these weights and this manifest, or start an empty one."""
     digest = hashlib.sha256()
     for key, value in sorted(saved.state_dict.items()):
         digest.update(key.encode() + value.numpy().tobytes())
     record = {
         "model": saved.model,
-        "checkpoint": str(saved.file),
         "weights_sha256": digest.hexdigest(),
         "manifest_sha256": hashlib.sha256(source.file.read_bytes()).hexdigest(),
     }
@@ -87,9 +97,15 @@ def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source) -> None
     note = folder / RECORD
     if folder.is_dir() and not note.is_file() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files that vsodpipe test did not write. Use --out.")
-    if not note.is_file() or note.read_text(encoding="utf-8") != text:
-        media.remove(folder)
-        media.write_bytes(note, text.encode())
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
+        return
+    if note.is_file() and not force:
+        raise DataError(
+            f"{folder}: holds maps of other weights, or of another manifest. "
+            "Use --force to replace them, or --out for another folder."
+        )
+    media.remove(folder)
+    media.write_bytes(note, text.encode())
 
 
 def _video(

@@ -26,6 +26,13 @@ def _positive(owner: object, *names: str) -> None:
             raise UsageError(f"recipe key {name}: expected a number above 0, got {value!r}.")
 
 
+def _at_least_0(owner: object, *names: str) -> None:
+    for name in names:
+        if not getattr(owner, name) >= 0:
+            value = getattr(owner, name)
+            raise UsageError(f"recipe key {name}: expected 0 or more, got {value!r}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Which frames make a sample and how large they are."""
@@ -68,7 +75,7 @@ class Augment:
     """Random changes, one draw for a whole clip, applied in the order of the fields."""
 
     crop: int = 0
-    """A centre crop takes up to this many pixels from each side's length."""
+    """A centre crop takes up to this many pixels (of the native frame) from each side."""
     flip: float = 0.0
     """Probability of a left-right flip."""
     rotate: float = 0.0
@@ -83,6 +90,16 @@ class Augment:
     """Range of the factor about the grey picture; 0 is grey."""
     sharpness: tuple[float, float] = (1.0, 1.0)
     """Range of the factor about the smoothed picture; 0 is smoothed."""
+
+    def __post_init__(self) -> None:
+        _at_least_0(self, "crop", "rotate")
+        for name in ("flip", "rotate_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"recipe key {name}: expected a probability in 0..1.")
+        for name in ("brightness", "contrast", "saturation", "sharpness"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise UsageError(f"recipe key {name}: expected [low, high] with 0 <= low <= high.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +117,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         _positive(self, "lr")
+        _at_least_0(self, "min_lr", "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +144,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch")
+        _at_least_0(self, "steps_per_epoch", "seed")
 
 
 def to_dict(recipe: Any) -> dict[str, Any]:

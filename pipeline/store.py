@@ -59,12 +59,6 @@ class Plan:
         """Names of the picture arrays that the data set has files for."""
         return ("img", "gt") if self.split.flow is None else ("img", "gt", "flow_picture")
 
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes of all pictures before compression."""
-        channels = sum(3 if name in PICTURES else 1 for name in self.arrays)
-        return self.frames * self.size[0] * self.size[1] * channels
-
 
 def plan(split: manifest.Split, size: tuple[int, int]) -> Plan:
     """Return the plan of a store with shards of the power of two of frames nearest 64 MB."""
@@ -134,6 +128,17 @@ def commit(path: Path, plan: Plan, attributes: dict[str, Any]) -> None:
         zarr.consolidate_metadata(path)
 
 
+def fingerprint_of(path: Path) -> str | None:
+    """Return the fingerprint of the store at `path`, None for what is no store of ours."""
+    try:
+        attributes = dict(zarr.open_group(path, mode="r").attrs)
+    except (OSError, KeyError, ValueError):
+        return None
+    schema = attributes.get("schema")
+    ours = isinstance(schema, dict) and schema.get("name") == SCHEMA
+    return str(attributes.get("fingerprint")) if ours else None
+
+
 class Store:
     """An open store; `read` gives one frame of one video. Pickles as its path."""
 
@@ -148,11 +153,29 @@ class Store:
             raise DataError(f"{path}: expected {SCHEMA} version {VERSION}, got {schema}.")
         self.attributes: dict[str, Any] = dict(group.attrs)
         self._arrays = {name: _array(group, name) for name in group.array_keys()}
+        self._check_complete()
         self._offset = np.asarray(self._arrays["video_offset"][:])
         letters, sizes = self._arrays["frame_name"][:], self._arrays["video_size"][:]
         self._names = [bytes(row).rstrip(b"\0").decode() for row in np.asarray(letters)]
         self._has_gt = np.asarray(self._arrays["has_gt"][:])
         self._sizes = [(int(h), int(w)) for h, w in np.asarray(sizes)]
+
+    def _check_complete(self) -> None:
+        """A shard that is not there reads as zeros: black frames without a word."""
+        if "://" in self.path:
+            return
+        for name, array in self._arrays.items():
+            steps = array.shards or array.chunks
+            expected = math.prod(-(-n // k) for n, k in zip(array.shape, steps, strict=True))
+            found = sum(f.is_file() for f in Path(self.path, name, "c").rglob("*"))
+            if found != expected:
+                raise DataError(
+                    f"{self.path}: {found} of {expected} shards of {name} are there. "
+                    "Pack it anew with --force."
+                )
+        if lacking := {"img", "gt", "video_offset", "frame_name", "has_gt"} - self._arrays.keys():
+            names = ", ".join(sorted(lacking))
+            raise DataError(f"{self.path}: {names} is missing. Pack it anew with --force.")
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.path,)
@@ -161,6 +184,12 @@ class Store:
     def dataset(self) -> str:
         """Name of the data set, such as DAVIS_train."""
         return str(self.attributes["dataset"])
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Stored (height, width) in pixels."""
+        height, width = self.attributes["size"]
+        return int(height), int(width)
 
     @property
     def videos(self) -> list[str]:
@@ -194,7 +223,13 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _small(group: zarr.Group, name: str, values: NDArray[Any], dimensions: tuple[str, ...]) -> None:
-    group.create_array(name, data=values, chunks=values.shape, dimension_names=dimensions)
+    group.create_array(
+        name,
+        data=values,
+        chunks=values.shape,
+        dimension_names=dimensions,
+        config={"write_empty_chunks": True},
+    )
 
 
 def _codecs(name: str) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from vsodpipe import media, sampling, transforms
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.manifest import Source, Split
 from vsodpipe.recipe import Stage
 from vsodpipe.store import Store
@@ -87,7 +87,7 @@ class Files:
         return array
 
 
-class Clips(Dataset[Sample]):
+class Clips(Dataset[Sample | VsodpipeError]):
     """Training clips of several data sets; an item is (epoch, position, anchor number)."""
 
     def __init__(self, readers: list[Reader], stage: Stage) -> None:
@@ -106,7 +106,15 @@ class Clips(Dataset[Sample]):
             names = ", ".join(reader.dataset for reader in readers)
             raise DataError(f"{names}: no frame has ground truth, so there is nothing to train on.")
 
-    def __getitem__(self, item: tuple[int, int, int]) -> Sample:
+    def __getitem__(self, item: tuple[int, int, int]) -> Sample | VsodpipeError:
+        """Return the sample, or its error: raised in a worker, it would arrive as a traceback."""
+        try:
+            return self.sample(item)
+        except VsodpipeError as error:
+            return error
+
+    def sample(self, item: tuple[int, int, int]) -> Sample:
+        """Return the sample of an item. Raises DataError for a file that does not decode."""
         epoch, position, anchor = item
         data = self._stage.data
         rng = np.random.default_rng([self._stage.seed, epoch, position])
@@ -115,7 +123,7 @@ class Clips(Dataset[Sample]):
         steps = data.frame_steps.get(reader.dataset, (1,))
         chosen = sampling.training_clip(annotated, frame, data.clip, steps, rng)
         clip = load_clip(reader, video, chosen.frames, (*data.inputs, "gt"))
-        clip = transforms.augment(clip, self._stage.augment, rng)
+        clip = transforms.augment(clip, self._stage.augment, rng, reader.size(video))
         clip = transforms.resize(clip, data.size)
         return {
             **transforms.to_float(clip, data.mean, data.std),
@@ -157,19 +165,31 @@ def load_clip(
     return tensors
 
 
-def loader(clips: Clips, epoch: int, start: int, workers: int) -> DataLoader[Sample]:
-    """Return the batches of `epoch` from step `start` on, decoded by `workers` processes."""
-    return DataLoader(
+def loader(clips: Clips, epoch: int, start: int, workers: int) -> Iterator[Sample]:
+    """Yield the batches of `epoch` from step `start` on, decoded by `workers` processes."""
+    batches = DataLoader(
         clips,
         batch_sampler=list(clips.batches(epoch, start)),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
     )
+    for batch in batches:
+        if isinstance(batch, VsodpipeError):
+            raise batch
+        yield batch
 
 
-def collate(samples: list[Sample]) -> Sample:
-    """Return a batch: tensors stacked, keys and sizes as lists."""
+def collate(samples: list[Sample | VsodpipeError]) -> Sample | VsodpipeError:
+    """Return a batch: tensors stacked, keys and sizes as lists; or its first error."""
+    for sample in samples:
+        if isinstance(sample, VsodpipeError):
+            return sample
+    return stack([sample for sample in samples if not isinstance(sample, VsodpipeError)])
+
+
+def stack(samples: list[Sample]) -> Sample:
+    """Return samples as one batch."""
     return {
         key: torch.stack([s[key] for s in samples])
         if isinstance(value, torch.Tensor)
@@ -179,8 +199,24 @@ def collate(samples: list[Sample]) -> Sample:
 
 
 def open_reader(source: Source, dataset: str, kind: str) -> Reader:
-    """Return the reader of a data set: its files, or its store (`vsodpipe pack`)."""
-    split = source.split(dataset)
+    """Return the reader of a data set: its files, or its store (`vsodpipe pack`).
+
+    Raises DataError for a store that is missing, incomplete, or not of what the manifest names.
+    """
+    files = Files(source, source.split(dataset))
     if kind == "files":
-        return Files(source, split)
-    return Store(split.store or f"{source.root}/{dataset}.zarr")
+        return files
+    store = Store(f"{source.root}/{dataset}.zarr")
+    flow = source.split(dataset).flow or {}
+    same = (
+        store.dataset == dataset
+        and (store.attributes["flow"] or {}).get("fingerprint") == flow.get("fingerprint")
+        and store.videos == files.videos
+        and all(store.frames(v) == files.frames(v) for v in range(len(files.videos)))
+    )
+    if not same:
+        raise DataError(
+            f"{store.path}: holds other frames or another flow than {source.file}. "
+            f"Pack it anew: vsodpipe pack {dataset} --force."
+        )
+    return store

@@ -8,11 +8,10 @@ seed, epoch and step, so that a resumed run sees what an uninterrupted one would
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import json
 import math
 import time
-import tomllib
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,38 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsodpipe import __version__, checkpoint, devices, media, models, recipe
+from vsodpipe import checkpoint, devices, media, models, recipe, runs
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, unknown
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Optim, Stage
+from vsodpipe.runs import Job, Position
+from vsodpipe.signals import stopping
+from vsodpipe.store import Store
 from vsodpipe.stream import Clips, Sample, loader, open_reader
 
 SAVE_SECONDS = 300.0
 """Longest time between two saves of last.pt."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one call of `vsodpipe train` does."""
-
-    model: str
-    source: Source
-    stages: tuple[Stage, ...]
-    run: Path
-    device: str
-    workers: int
-    init: Path | None = None
-    """Checkpoint whose weights the first stage starts from."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: the next step to take."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
 
 
 def choose_stages(
@@ -76,24 +55,6 @@ def choose_stages(
 
 def _none(text: str) -> str | None:
     return None if text == "none" else text
-
-
-def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
-    """Return the stages of a run folder, as they were started.
-
-    Raises DataError when `run` is no run folder or was started with another model or manifest.
-    """
-    note, file = run / "run.json", run / "recipe.toml"
-    if not note.is_file() or not file.is_file():
-        raise DataError(f"{run}: no run folder (no run.json). Start one with vsodpipe train.")
-    started = json.loads(note.read_text(encoding="utf-8"))
-    if started["manifest_sha256"] != _sha256(source.file):
-        raise DataError(f"{source.file}: is not the manifest that {run} was started with.")
-    if started["model"] != model:
-        raise DataError(f"{run}: is a run of {started['model']}, expected {model}.")
-    options = models.load(model).Options
-    stages = tomllib.loads(file.read_text(encoding="utf-8"))
-    return tuple(recipe.stage_from_dict(stages[n], options) for n in started["stages"])
 
 
 def datasets_of(stage: Stage, source: Source) -> tuple[list[str], list[str]]:
@@ -120,38 +81,59 @@ def datasets_of(stage: Stage, source: Source) -> tuple[list[str], list[str]]:
 def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     """Run the stages of `job` into its run folder; return the last checkpoint.
 
-    With `resume` the run continues from `checkpoints/last.pt`. Raises VsodpipeError when the loss
-    is no longer a number.
+    With `resume` the run continues from `checkpoints/last.pt`. Raises UsageError for a run folder
+    that is in use, and VsodpipeError when the loss is no longer a number. A new run that fails
+    before its first step leaves nothing behind.
     """
+    if not resume:
+        runs.check_new(job.run)
+        _check_networks(job.stages)
     used = [datasets_of(stage, job.source) for stage in job.stages]
-    last = job.run / "checkpoints" / "last.pt"
-    saved = checkpoint.read(last, job.model) if resume and last.is_file() else None
+    saved = checkpoint.read(job.last, job.model) if resume else None
     position = Position(**saved.training["position"]) if saved else Position()
     if position.stage >= len(job.stages):
         reporter.say(f"{job.run} is finished.")
-        return last
-    clips = [_clips(stage, job, here) for stage, (here, _) in zip(job.stages, used, strict=True)]
+        return job.last
+    clips = [
+        _clips(stage, job, here, reporter)
+        for stage, (here, _) in zip(job.stages, used, strict=True)
+    ]
     # built before anything is written: missing initial weights end here
     network = _network(job, position, saved)
-    provenance = _provenance(job, used)
-    if not resume:
-        _start_run(job, provenance)
+    origin = saved.provenance if saved else runs.provenance(job, used)
+    state = _State.start(network, job.stages[position.stage], job)
+    if saved is not None:
+        state.restore(saved.training)
+        runs.cut_events(job.run, [stage.name for stage in job.stages], position)
+    else:  # the initial weights are kept, so that even a run killed in its first step continues
+        _save(job, Position(), state, origin)
+        runs.start(job, origin)
     for number in range(position.stage, len(job.stages)):
         stage, (here, lacking) = job.stages[number], used[number]
         beside = f"; the published recipe has beside them: {', '.join(lacking)}" if lacking else ""
         reporter.say(f"stage {stage.name}: trains on {', '.join(here)}{beside}")
-        state = _State.start(network, stage, job)
-        if saved is not None and not _starts_stage(position):
-            state.restore(saved.training)
-        _run_stage(job, number, clips[number], position, state, provenance, reporter)
-        media.write_bytes(last.with_name(f"{stage.name}.pt"), last.read_bytes())
-        position = Position(number + 1)
-    return last
+        if number > position.stage:
+            position = Position(number)
+            state = _State.start(network, stage, job)
+        try:
+            _run_stage(job, clips[number], position, state, origin, reporter)
+        except VsodpipeError:
+            if not resume and state.steps == 0 and number == 0:
+                media.remove(job.run)
+            raise
+        media.write_bytes(job.last.with_name(f"{stage.name}.pt"), job.last.read_bytes())
+    return job.last
 
 
-def _starts_stage(position: Position) -> bool:
-    """A stage that begins has a fresh optimiser."""
-    return position.epoch == 0 and position.step == 0
+def _check_networks(stages: tuple[Stage, ...]) -> None:
+    """Weights are handed on as they are, so that all stages must build the same network."""
+    built = [replace(stage.network, backbone_weights=None) for stage in stages]
+    for stage, network in zip(stages[1:], built[1:], strict=True):
+        if network != built[0]:
+            raise UsageError(
+                f"stage {stage.name} builds another network than stage {stages[0].name}: the "
+                "weights cannot be handed on. Run them one by one."
+            )
 
 
 def _network(job: Job, position: Position, saved: checkpoint.Checkpoint | None) -> nn.Module:
@@ -169,6 +151,9 @@ def _network(job: Job, position: Position, saved: checkpoint.Checkpoint | None) 
         )
     torch.manual_seed(stage.seed)
     network = models.load(job.model).build(options)
+    takes = tuple(inspect.signature(network.forward).parameters)
+    if takes != stage.data.inputs:
+        raise UsageError(f"recipe key inputs: {job.model} takes {', '.join(takes)}.")
     if weights is not None:
         checkpoint.load_into(network, weights)
     return network
@@ -183,6 +168,8 @@ class _State:
     scaler: torch.amp.GradScaler
     autocast: Any
     device: torch.device
+    steps: int = 0
+    """Steps taken in this call."""
 
     @classmethod
     def start(cls, network: nn.Module, stage: Stage, job: Job) -> _State:
@@ -193,32 +180,39 @@ class _State:
         return cls(network, make_optimiser(network, stage.optim), scaler, autocast, device)
 
     def restore(self, training: dict[str, Any]) -> None:
-        self.optimiser.load_state_dict(training["optimiser"])
-        self.scaler.load_state_dict(training["scaler"])
+        if training["optimiser"]["state"]:  # empty where a stage begins
+            self.optimiser.load_state_dict(training["optimiser"])
+            self.scaler.load_state_dict(training["scaler"])
 
-    def training(self, position: Position) -> dict[str, Any]:
-        return {
-            "position": asdict(position),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+
+def _save(job: Job, position: Position, state: _State, origin: dict[str, Any]) -> None:
+    """Write last.pt. At the end of a stage `position` is the next stage's start."""
+    begins = position.epoch == 0 and position.step == 0
+    optimiser = make_optimiser(state.network, Optim()) if begins else state.optimiser
+    training = {
+        "position": asdict(position),
+        "optimiser": optimiser.state_dict(),
+        "scaler": state.scaler.state_dict(),
+    }
+    stage = job.stages[min(position.stage, len(job.stages) - 1)]
+    checkpoint.save(job.last, job.model, stage, state.network, training, origin)
 
 
 def _run_stage(
     job: Job,
-    number: int,
     clips: Clips,
     position: Position,
     state: _State,
-    provenance: dict[str, Any],
+    origin: dict[str, Any],
     reporter: Reporter,
 ) -> None:
-    stage, steps = job.stages[number], clips.steps()
+    stage, steps = job.stages[position.stage], clips.steps()
     total, done = steps * stage.epochs, position.epoch * steps + position.step
-    last, saved_at = job.run / "checkpoints" / "last.pt", time.monotonic()
+    saved_at = time.monotonic()
     with (
         reporter.task(f"train {job.model} {stage.name}", total, "step", done) as counter,
         open(job.run / "events.jsonl", "a", encoding="utf-8") as events,
+        stopping() as stop,
     ):
         for epoch in range(position.epoch, stage.epochs):
             start = position.step if epoch == position.epoch else 0
@@ -228,15 +222,20 @@ def _run_stage(
                 row = {"stage": stage.name, "epoch": epoch, "step": step, "loss": loss, "lr": lr}
                 events.write(json.dumps({**row, "time": time.time()}) + "\n")
                 counter.advance(note=f"loss {loss:.3f}, lr {lr:.2g}")
-                following = Position(number, epoch, step + 1)
-                if step + 1 == steps:
-                    last_epoch = epoch + 1 == stage.epochs
-                    following = Position(number + 1) if last_epoch else Position(number, epoch + 1)
-                if step + 1 == steps or time.monotonic() - saved_at > SAVE_SECONDS:
+                due = stop.requested or time.monotonic() - saved_at > SAVE_SECONDS
+                if due or step + 1 == steps:
                     events.flush()
-                    training = state.training(following)
-                    checkpoint.save(last, job.model, stage, state.network, training, provenance)
+                    _save(job, _following(position.stage, epoch, step, steps, stage), state, origin)
                     saved_at = time.monotonic()
+                if stop.requested:
+                    raise KeyboardInterrupt
+
+
+def _following(number: int, epoch: int, step: int, steps: int, stage: Stage) -> Position:
+    """Return the position after a step."""
+    if step + 1 < steps:
+        return Position(number, epoch, step + 1)
+    return Position(number, epoch + 1) if epoch + 1 < stage.epochs else Position(number + 1)
 
 
 def _step(model: str, stage: Stage, state: _State, batch: Sample, lr: float) -> float:
@@ -261,6 +260,7 @@ def _step(model: str, stage: Stage, state: _State, batch: Sample, lr: float) -> 
         nn.utils.clip_grad_norm_(state.network.parameters(), stage.optim.clip_norm)
     state.scaler.step(state.optimiser)
     state.scaler.update()
+    state.steps += 1
     return value
 
 
@@ -293,8 +293,16 @@ def _precision(stage: Stage, device: torch.device) -> tuple[Any, torch.amp.GradS
     return autocast, torch.amp.GradScaler(device.type, enabled=kind == "fp16")
 
 
-def _clips(stage: Stage, job: Job, datasets: list[str]) -> Clips:
-    return Clips([open_reader(job.source, name, stage.data.source) for name in datasets], stage)
+def _clips(stage: Stage, job: Job, datasets: list[str], reporter: Reporter) -> Clips:
+    readers = [open_reader(job.source, name, stage.data.source) for name in datasets]
+    height, width = stage.data.size
+    for reader in readers:
+        if isinstance(reader, Store) and (reader.stored[0] < height or reader.stored[1] < width):
+            reporter.warn(
+                f"{reader.path} holds {reader.stored[1]}x{reader.stored[0]}, enlarged to "
+                f"{width}x{height}. Pack it with --size {height}x{width}."
+            )
+    return Clips(readers, stage)
 
 
 def _to_device(batch: Sample, device: torch.device) -> Sample:
@@ -302,32 +310,3 @@ def _to_device(batch: Sample, device: torch.device) -> Sample:
         key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for key, value in batch.items()
     }
-
-
-def _provenance(job: Job, used: list[tuple[list[str], list[str]]]) -> dict[str, Any]:
-    flows = {s.dataset: s.flow["fingerprint"] for s in job.source.manifest.datasets if s.flow}
-    return {
-        "manifest": str(job.source.file),
-        "manifest_sha256": _sha256(job.source.file),
-        "flow": flows,
-        "trained_on": {s.name: here for s, (here, _) in zip(job.stages, used, strict=True)},
-        "recipe_also_names": {s.name: more for s, (_, more) in zip(job.stages, used, strict=True)},
-    }
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _start_run(job: Job, provenance: dict[str, Any]) -> None:
-    text = {stage.name: recipe.to_dict(stage) for stage in job.stages}
-    media.write_bytes(job.run / "recipe.toml", recipe.to_toml(text).encode())
-    note = {
-        "model": job.model,
-        "stages": [stage.name for stage in job.stages],
-        "device": job.device,
-        "vsodpipe": __version__,
-        "torch": str(torch.__version__),
-        **provenance,
-    }
-    media.write_bytes(job.run / "run.json", json.dumps(note, indent=1).encode() + b"\n")

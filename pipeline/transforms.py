@@ -19,12 +19,20 @@ Clip = dict[str, Tensor]
 """img and flow uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1."""
 
 
-def augment(clip: Clip, options: Augment, rng: np.random.Generator) -> Clip:
-    """Return the clip after one random draw of crop, flip, rotation and colour, in this order."""
+def augment(
+    clip: Clip, options: Augment, rng: np.random.Generator, native: tuple[int, int]
+) -> Clip:
+    """Return the clip after one random draw of crop, flip, rotation and colour, in this order.
+
+    `native` is the (H, W) that the crop's pixels refer to: a store holds the frames smaller.
+    """
     height, width = clip["img"].shape[-2:]
     if options.crop:
         cut_y, cut_x = rng.integers(0, options.crop + 1, 2)
-        size = [max(1, height - int(cut_y)), max(1, width - int(cut_x))]
+        size = [
+            max(1, height - round(int(cut_y) * height / native[0])),
+            max(1, width - round(int(cut_x) * width / native[1])),
+        ]
         clip = {key: F.center_crop(value, size) for key, value in clip.items()}
     if rng.random() < options.flip:
         clip = {key: F.horizontal_flip(value) for key, value in clip.items()}

@@ -72,6 +72,7 @@ def test_missing_and_unknown_names(vsodpipe: Run, data_root: Path, tmp_path: Pat
     refused(vsodpipe("flow", "TINY_train", "--engine", "dsi"), "Did you mean dis?")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--updates", "3"), "'updates'")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--tail", "x"), "tail rule")
+    refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--device", "x"), "unknown device")
     refused(vsodpipe("train", "dbsnt", "--manifest", "m.json"), "Did you mean dbsnet?")
     refused(vsodpipe("train", "dbsnet", "--manifest", "m.json"), "m.json: cannot be read")
     refused(vsodpipe("import", "davis", tmp_path / "none"), "not the official DAVIS folder")
@@ -142,6 +143,31 @@ def test_unexpected_errors_are_one_line_too(
     monkeypatch.setattr(catalogue, "find", broken)
     code, _, err = vsodpipe("flow", "TINY_train", "--engine", "dis")
     assert code == 1 and len(err.splitlines()) == 1 and "RuntimeError: boom" in err
+
+
+def test_ctrl_c_says_how_to_continue(
+    vsodpipe: Run, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vsodpipe import flow_job
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow_job, "compute", interrupted)
+    code, _, err = vsodpipe("flow", "TINY_train", "--engine", "dis")
+    assert code == 130 and "Run the same command again" in err
+
+
+def test_places_that_cannot_be_written(
+    vsodpipe: Run, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vsodpipe import catalogue
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr(catalogue, "find", refuse)
+    refused(vsodpipe("flow", "TINY_train", "--engine", "dis"), "/somewhere: Permission denied")
 
 
 def test_interrupts_say_how_to_continue(

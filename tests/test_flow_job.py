@@ -99,7 +99,9 @@ def test_an_interrupted_run_continues_with_equal_bytes(root: Path, quiet: Report
     assert not [name for name in files_below(root) if "partial" in name]
     flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet)
     resumed = {n: (root / n).read_bytes() for n in files_below(root) if (root / n).is_file()}
-    flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet, force=True)
+    for video in ("a", "b"):
+        media.remove(root / "S" / video / "FLOW")
+    flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet)
     assert resumed == {n: (root / n).read_bytes() for n in resumed}
 
 
@@ -112,6 +114,38 @@ def test_two_kinds_of_flow_never_mix(root: Path, quiet: Reporter) -> None:
     flow_job.compute(catalogue.find("S", root), Difference(), other, quiet, force=True)
     record = flow_record.read(root / "S/b/FLOW")
     assert record is not None and record["colour"] == "radius:5"
+
+
+def test_files_that_are_not_ours_are_never_replaced(root: Path, quiet: Reporter) -> None:
+    mine = root / "S/b/FLOW/00000.jpg"
+    media.write_bytes(mine, b"mine")
+    with pytest.raises(DataError, match="did not write"):
+        flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet, force=True)
+    assert mine.read_bytes() == b"mine" and not (root / "S/a/FLOW").exists()
+    media.remove(root / "S/b/FLOW")
+    frames = root / "S/a/RGB"
+    alone = catalogue.find(str(frames), root)
+    for place in (frames, frames.parent, root):
+        with pytest.raises(DataError, match="did not write"):
+            flow_job.compute(flow_job.elsewhere(alone, place), Difference(), Options(), quiet)
+    assert len(list(frames.iterdir())) == 3
+
+
+def test_changed_frames_are_noticed(root: Path, quiet: Reporter) -> None:
+    flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet)
+    frame = root / "S/b/RGB/00001.jpg"
+    rng = np.random.default_rng(0)
+    frame.write_bytes(media.encode_jpeg(rng.integers(0, 255, (16, 24, 3), np.uint8)))
+    assert flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet).kept == 1
+
+
+def test_an_interrupted_force_continues(root: Path, quiet: Reporter) -> None:
+    flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet)
+    dataset, other = catalogue.find("S", root), Options(tail="zero")
+    first = replace(dataset, videos=dataset.videos[:1])
+    flow_job.compute(first, Difference(), other, quiet, force=True)
+    done = flow_job.compute(dataset, Difference(), other, quiet, force=True)
+    assert done.kept == 1
 
 
 def test_a_damaged_frame_in_the_middle_leaves_no_flow_of_its_video(

@@ -22,12 +22,14 @@ FOLDERS = {
 }
 ROOMS = [
     ["errors"],
-    ["recipe", "progress", "devices", "flow_record"],
-    ["media", "metrics", "synth", "cluster"],
+    ["recipe", "progress", "devices", "signals"],
+    ["media"],
+    ["flow_record"],
+    ["metrics", "synth", "cluster"],
     ["sheet", "catalogue", "sampling", "transforms"],
     ["manifest", "importer"],
     ["store", "checkpoint"],
-    ["stream"],
+    ["stream", "runs"],
     ["flow_job", "pack", "train", "predict", "evaluate"],
     ["demo"],
     ["cli"],
@@ -160,7 +162,8 @@ def test_flag_list() -> None:
         "pack": common | {"--size", "--out", "--cluster"},
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
         | {"--resume", "--workers", "--device", "--quiet", "-q"},
-        "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--quiet", "-q"},
+        "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
+        | {"--quiet", "-q"},
         "eval": {"--manifest", "--frames", "--json", "--quiet", "-q"},
         "demo": {"--out", "--json", "--quiet", "-q"},
     }

@@ -70,7 +70,7 @@ def test_every_frame_is_written_once_at_native_size(
     assert set(fake.shown) == {min(3, count)}, "a network trained on clips sees full clips"
 
 
-def test_maps_of_the_same_weights_are_kept_others_replaced(
+def test_maps_of_the_same_weights_are_kept_others_refused(
     saved: checkpoint.Checkpoint, source: Source, tmp_path: Path, quiet: Reporter
 ) -> None:
     maps = tmp_path / "run" / "maps"
@@ -80,9 +80,28 @@ def test_maps_of_the_same_weights_are_kept_others_replaced(
     predict.predict(saved, source, ["TINY_test"], maps, "cpu", quiet)
     assert file.stat().st_mtime_ns == stamp
     key = next(iter(saved.state_dict))
-    saved.state_dict[key].add_(0.1)
+    file.unlink()
     predict.predict(saved, source, ["TINY_test"], maps, "cpu", quiet)
+    assert file.is_file(), "a video with a map missing is done anew"
+    saved.state_dict[key].add_(0.1)
+    with pytest.raises(DataError, match="maps of other weights"):
+        predict.predict(saved, source, ["TINY_test"], maps, "cpu", quiet)
+    stamp = file.stat().st_mtime_ns
+    predict.predict(saved, source, ["TINY_test"], maps, "cpu", quiet, force=True)
     assert file.stat().st_mtime_ns != stamp
+
+
+def test_flow_of_another_kind_is_noticed(
+    saved: checkpoint.Checkpoint, source: Source, tmp_path: Path
+) -> None:
+    warned: list[str] = []
+    reporter = Reporter(quiet=True)
+    reporter.warn = warned.append  # type: ignore[method-assign]
+    predict.predict(saved, source, ["TINY_test"], tmp_path / "a", "cpu", reporter)
+    assert warned == []
+    saved.provenance["flow"] = {"TINY_train": "another"}
+    predict.predict(saved, source, ["TINY_test"], tmp_path / "b", "cpu", reporter)
+    assert len(warned) == 1 and "another kind" in warned[0]
 
 
 def test_a_foreign_folder_is_not_emptied(

@@ -57,6 +57,13 @@ def test_override_sets_nested_values() -> None:
         ("epochs=0", "above 0"),
         ("optim.lr.x=2", "unknown recipe key"),
         ("nonsense", "expected key=value"),
+        ("optim.clip_norm=-1", "0 or more"),
+        ("optim.weight_decay=-0.1", "0 or more"),
+        ("augment.flip=7", "probability"),
+        ("augment.crop=-5", "0 or more"),
+        ("augment.brightness=[2, 1]", "low <= high"),
+        ("seed=-1", "0 or more"),
+        ("steps_per_epoch=-3", "0 or more"),
     ],
 )
 def test_bad_assignments_are_refused(text: str, words: str) -> None:

@@ -111,6 +111,36 @@ def test_a_store_of_other_files_is_not_replaced_unasked(
     assert store.Store(str(target)).dataset == "TINY_test"
 
 
+def test_changed_files_are_noticed(source: Source, tmp_path: Path, quiet: Reporter) -> None:
+    target = tmp_path / "t.zarr"
+    pack_train(source, target, quiet)
+    mask = Path(source.root) / "TINY_train/ball/GT/00001.png"
+    mask.write_bytes(media.encode_png(np.full((48, 64), 255, np.uint8)))
+    with pytest.raises(DataError, match="from other files than there are now"):
+        pack_train(source, target, quiet)
+    pack_train(source, target, quiet, force=True)
+    assert store.Store(str(target)).read(0, 1, "gt").all()
+
+
+def test_what_is_no_store_is_never_replaced(
+    source: Source, tmp_path: Path, quiet: Reporter
+) -> None:
+    media.write_bytes(tmp_path / "mine" / "file", b"x")
+    with pytest.raises(DataError, match="is no store"):
+        pack_train(source, tmp_path / "mine", quiet, force=True)
+    assert (tmp_path / "mine" / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["img/c/1", "gt", "video_offset", "flow_picture/c"])
+def test_missing_shards_are_noticed(
+    source: Source, tmp_path: Path, quiet: Reporter, name: str
+) -> None:
+    path = pack_train(source, tmp_path / "t.zarr", quiet).path
+    media.remove(path / name)
+    with pytest.raises(DataError, match="Pack it anew"):
+        store.Store(str(path))
+
+
 def test_frames_without_mask_or_flow(source: Source, tmp_path: Path, quiet: Reporter) -> None:
     split = source.split("TINY_test")
     video = split.videos[0]

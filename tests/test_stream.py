@@ -92,8 +92,32 @@ def test_a_store_gives_the_samples_of_the_files(
     stored = clips(source, replace(plain, data=replace(plain.data, source="store")))
     files = clips(source, plain)
     for item in ((0, 0, 0), (0, 1, 5), (2, 7, 8)):
-        assert same(files[item], stored[item])
-        assert same(files[item], pickle.loads(pickle.dumps(stored))[item])
+        assert same(files.sample(item), stored.sample(item))
+        assert same(files.sample(item), pickle.loads(pickle.dumps(stored)).sample(item))
+
+
+def test_a_store_of_other_files_is_refused(source: Source, tmp_path: Path, quiet: Reporter) -> None:
+    target = Path(source.root) / "TINY_train.zarr"
+    split = source.split("TINY_train")
+    other = split.model_copy(update={"flow": {**(split.flow or {}), "fingerprint": "other"}})
+    pack.pack(other, source.root, target, (48, 64), quiet)
+    with pytest.raises(DataError, match="Pack it anew: vsodpipe pack TINY_train --force"):
+        stream.open_reader(source, "TINY_train", "store")
+    fewer = split.model_copy(update={"videos": split.videos[:1]})
+    pack.pack(fewer, source.root, target, (48, 64), quiet, force=True)
+    with pytest.raises(DataError, match="other frames or another flow"):
+        stream.open_reader(source, "TINY_train", "store")
+
+
+def test_the_crop_counts_native_pixels() -> None:
+    clip = {"img": torch.zeros((1, 3, 50, 50), dtype=torch.uint8)}
+    sizes = [
+        transforms.augment(clip, Augment(crop=20), np.random.default_rng(s), (100, 100))[
+            "img"
+        ].shape
+        for s in range(30)
+    ]
+    assert min(s[-1] for s in sizes) == 40 and max(s[-1] for s in sizes) == 50
 
 
 def test_frames_without_a_mask_are_not_valid(source: Source) -> None:
@@ -112,7 +136,7 @@ def test_frames_without_a_mask_are_not_valid(source: Source) -> None:
     found = stream.Clips([reader], STAGE)
     assert len(found.anchors) == 2
     for position in range(8):
-        sample = found[(0, position, 0)]
+        sample = found.sample((0, position, 0))
         assert sample["valid"].sum() == 1
         assert not sample["gt"][~sample["valid"]].any()
 
@@ -177,18 +201,18 @@ def test_one_draw_holds_for_the_whole_clip_and_moves_all_together() -> None:
     clip = {"img": frame.repeat(3, 1, 1, 1), "flow": frame.repeat(3, 1, 1, 1)}
     clip["gt"] = mask.repeat(3, 1, 1, 1)
     for seed in range(6):
-        out = transforms.augment(clip, AUGMENT, np.random.default_rng(seed))
+        out = transforms.augment(clip, AUGMENT, np.random.default_rng(seed), (40, 50))
         for value in out.values():
             assert torch.equal(value[0], value[1]) and torch.equal(value[0], value[2])
         assert out["img"].shape[-2:] == out["flow"].shape[-2:] == out["gt"].shape[-2:]
         assert set(out["gt"].unique().tolist()) <= {0, 1}
-    flip = transforms.augment(clip, Augment(flip=1.0), np.random.default_rng(0))
+    flip = transforms.augment(clip, Augment(flip=1.0), np.random.default_rng(0), (40, 50))
     assert all(torch.equal(flip[key], clip[key].flip(-1)) for key in clip)
 
 
 def test_no_augmentation_changes_nothing() -> None:
     clip = {"img": torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8)}
-    out = transforms.augment(clip, Augment(), np.random.default_rng(0))
+    out = transforms.augment(clip, Augment(), np.random.default_rng(0), (8, 9))
     assert torch.equal(out["img"], clip["img"])
     assert transforms.resize(clip, (8, 9))["img"] is clip["img"]
 

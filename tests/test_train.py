@@ -1,6 +1,7 @@
 """Training: what a stage trains on, exact resume, weights handed on, and what stops it."""
 
 import json
+import signal
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vsodpipe import checkpoint, manifest, models, recipe, train
+from vsodpipe import checkpoint, manifest, models, recipe, runs, train
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -28,8 +29,8 @@ def stages(*assignments: str) -> tuple[Stage, ...]:
     return train.choose_stages("dbsnet", ["debug"], [*SMALL, *assignments], None)
 
 
-def job(source: Source, run: Path, *assignments: str) -> train.Job:
-    return train.Job("dbsnet", source, stages(*assignments), run, "cpu", 0)
+def job(source: Source, run: Path, *assignments: str) -> runs.Job:
+    return runs.Job("dbsnet", source, stages(*assignments), run, "cpu", 0)
 
 
 def losses(run: Path) -> list[float]:
@@ -92,12 +93,112 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         train.train(job(source, run, "epochs=2"), quiet)
     monkeypatch.setattr(train, "_step", real)
-    again = replace(job(source, run), stages=train.resumed(run, "dbsnet", source))
+    again = replace(job(source, run), stages=runs.resumed(run, "dbsnet", source))
     last = train.train(again, quiet, resume=True)
     assert losses(run) == losses(tmp_path / "whole")
     assert equal(weights(last), weights(whole))
     assert train.train(again, quiet, resume=True) == last, "a finished run stays as it is"
     assert len(losses(run)) == 8
+
+
+def test_a_run_killed_before_its_first_save_keeps_its_initial_weights(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Reporter(quiet=True)
+    train.train(job(source, tmp_path / "a"), quiet)
+    whole = replace(job(source, tmp_path / "whole", "seed=3"), init=tmp_path / "a")
+    train.train(whole, quiet)
+
+    def killed(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    real = train._step
+    monkeypatch.setattr(train, "_step", killed)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(replace(whole, run=run), quiet)
+    monkeypatch.setattr(train, "_step", real)
+    again = replace(job(source, run), stages=runs.resumed(run, "dbsnet", source))
+    train.train(again, quiet, resume=True)
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_a_signal_saves_and_stops_after_the_step(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Reporter(quiet=True)
+    train.train(job(source, tmp_path / "whole"), quiet)
+    real = train._step
+
+    def signalled(*arguments: object) -> float:
+        loss = real(*arguments)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(train, "_step", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(job(source, run), quiet)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(losses(run)) == 1
+    monkeypatch.setattr(train, "_step", real)
+    with open(run / "events.jsonl", "a") as events:
+        events.write('{"stage": "debug", "epoch": 0, "step": 1, "loss": 9}\n{"stage": "deb')
+    again = replace(job(source, run), stages=runs.resumed(run, "dbsnet", source))
+    train.train(again, quiet, resume=True)
+    assert losses(run) == losses(tmp_path / "whole"), "rows that were not saved are cut"
+
+
+def test_two_runs_never_share_a_folder(source: Source, tmp_path: Path) -> None:
+    quiet = Reporter(quiet=True)
+    train.train(job(source, tmp_path / "run"), quiet)
+    with pytest.raises(UsageError, match="Continue it with --resume"):
+        train.train(job(source, tmp_path / "run"), quiet)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("x")
+    with pytest.raises(UsageError, match="is there already"):
+        train.train(job(source, tmp_path / "mine"), quiet)
+
+
+def test_stages_of_different_networks_cannot_follow_each_other(
+    source: Source, tmp_path: Path
+) -> None:
+    first, other = stages()[0], stages("network.dim=16")[0]
+    both = replace(job(source, tmp_path / "r"), stages=(first, replace(other, name="second")))
+    with pytest.raises(UsageError, match="second builds another network than stage debug"):
+        train.train(both, Reporter(quiet=True))
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("data.size=[30, 30]", "32"),
+        ('data.inputs=["img"]', "takes img, flow"),
+        ("precision=fp16", "needs CUDA"),
+        ("data.source=store", "no store"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_nothing(
+    source: Source, tmp_path: Path, key: str, words: str
+) -> None:
+    with pytest.raises(VsodpipeError, match=words):
+        train.train(job(source, tmp_path / "r", key), Reporter(quiet=True))
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_frame_is_one_line_with_any_workers(
+    source: Source, tmp_path: Path, workers: int
+) -> None:
+    frame = Path(source.root) / "TINY_train/ball/RGB/00002.jpg"
+    frame.write_bytes(frame.read_bytes()[:-50])
+    with pytest.raises(DataError) as error:
+        broken = replace(job(source, tmp_path / "r", "epochs=3"), workers=workers)
+        train.train(broken, Reporter(quiet=True))
+    assert str(error.value).startswith(f"{frame}: damaged picture")
+    assert "\n" not in str(error.value)
 
 
 def test_stages_hand_their_weights_on(source: Source, tmp_path: Path) -> None:
@@ -168,12 +269,23 @@ def test_resume_refuses_another_manifest_or_model(source: Source, tmp_path: Path
     run = tmp_path / "run"
     train.train(job(source, run), Reporter(quiet=True))
     with pytest.raises(DataError, match="is a run of dbsnet, expected other"):
-        train.resumed(run, "other", source)
+        runs.resumed(run, "other", source)
     source.file.write_text(source.file.read_text() + "\n")
     with pytest.raises(DataError, match="is not the manifest"):
-        train.resumed(run, "dbsnet", manifest.read(source.file))
+        runs.resumed(run, "dbsnet", manifest.read(source.file))
     with pytest.raises(DataError, match="no run folder"):
-        train.resumed(tmp_path, "dbsnet", source)
+        runs.resumed(tmp_path, "dbsnet", source)
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.toml"])
+@pytest.mark.parametrize("text", ["", "{", "[[", "{}", "[]"])
+def test_a_damaged_run_folder_is_named(
+    source: Source, tmp_path: Path, name: str, text: str
+) -> None:
+    train.train(job(source, tmp_path / "run", "steps_per_epoch=1"), Reporter(quiet=True))
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(DataError, match="run"):
+        runs.resumed(tmp_path / "run", "dbsnet", source)
 
 
 def test_learning_rate_is_a_cosine() -> None:

@@ -1,0 +1,133 @@
+"""The run folder of a training: what it was started with, and where it stands.
+
+recipe.toml      the effective recipe of every stage
+run.json         model, stages, data sets, fingerprints of manifest, flow and initial weights
+events.jsonl     one row a step
+checkpoints/     last.pt, and STAGE.pt at the end of each stage
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vsodpipe import __version__, checkpoint, media, models, recipe
+from vsodpipe.errors import DataError, UsageError
+from vsodpipe.manifest import Source
+from vsodpipe.recipe import Stage
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where a run stands: the next step to take."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call of `vsodpipe train` does."""
+
+    model: str
+    source: Source
+    stages: tuple[Stage, ...]
+    run: Path
+    device: str
+    workers: int
+    init: Path | None = None
+    """Checkpoint whose weights the first stage starts from."""
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that continues the run."""
+        return self.run / "checkpoints" / "last.pt"
+
+
+def check_new(run: Path) -> None:
+    """Raise UsageError for a folder that holds something: two runs never mix."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        again = f" Continue it with --resume {run}." if (run / "run.json").is_file() else ""
+        raise UsageError(f"{run}: is there already. Name another folder with --run.{again}")
+
+
+def provenance(job: Job, used: list[tuple[list[str], list[str]]]) -> dict[str, Any]:
+    """Return what a result can be traced back to: manifest, flow, data sets, initial weights."""
+    flows = {s.dataset: s.flow["fingerprint"] for s in job.source.manifest.datasets if s.flow}
+    init: Any = recipe.to_dict(job.stages[0].network).get("backbone_weights") or "random"
+    if job.init:
+        file = checkpoint.locate(job.init)
+        init = {"file": str(file), "sha256": sha256(file)}
+    return {
+        "manifest": str(job.source.file),
+        "manifest_sha256": sha256(job.source.file),
+        "flow": flows,
+        "initial_weights": init,
+        "trained_on": {s.name: here for s, (here, _) in zip(job.stages, used, strict=True)},
+        "recipe_also_names": {s.name: more for s, (_, more) in zip(job.stages, used, strict=True)},
+    }
+
+
+def start(job: Job, origin: dict[str, Any]) -> None:
+    """Write `recipe.toml` and `run.json`; with the second the folder is a run."""
+    text = {stage.name: recipe.to_dict(stage) for stage in job.stages}
+    media.write_bytes(job.run / "recipe.toml", recipe.to_toml(text).encode())
+    note = {
+        "model": job.model,
+        "stages": [stage.name for stage in job.stages],
+        "device": job.device,
+        "vsodpipe": __version__,
+        "torch": str(torch.__version__),
+        **origin,
+    }
+    media.write_bytes(job.run / "run.json", json.dumps(note, indent=1).encode() + b"\n")
+
+
+def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
+    """Return the stages of a run folder, as they were started.
+
+    Raises DataError when `run` is no run folder, was started with another model or manifest, or is
+    damaged.
+    """
+    note, file = run / "run.json", run / "recipe.toml"
+    if not note.is_file() or not file.is_file():
+        raise DataError(f"{run}: no run folder (no run.json). Start one with vsodpipe train.")
+    started = media.read_json(note)
+    try:
+        found, names, digest = started["model"], started["stages"], started["manifest_sha256"]
+        recipes = tomllib.loads(media.read_bytes(file).decode())
+        chosen = [recipes[name] for name in names]
+    except (TypeError, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{run}: its run.json or recipe.toml is damaged. Start anew.") from error
+    if found != model:
+        raise DataError(f"{run}: is a run of {found}, expected {model}.")
+    if digest != sha256(source.file):
+        raise DataError(f"{source.file}: is not the manifest that {run} was started with.")
+    return tuple(recipe.stage_from_dict(s, models.load(model).Options) for s in chosen)
+
+
+def cut_events(run: Path, stages: list[str], position: Position) -> None:
+    """Drop the rows of `events.jsonl` that a resumed run will write again."""
+    file = run / "events.jsonl"
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+            at = Position(stages.index(row["stage"]), row["epoch"], row["step"])
+        except (ValueError, KeyError):  # half a row, of a run that was killed
+            continue
+        if at < position:
+            kept.append(line + "\n")
+    media.write_bytes(file, "".join(kept).encode())
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

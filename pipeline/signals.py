@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM (a scheduler that takes the machine back) as a request, not as an accident."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Stop:
+    """Whether the user, or a scheduler, asked to stop."""
+
+    requested: bool = False
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Yield a Stop that the first signal sets; the second one interrupts at once, as usual."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()
