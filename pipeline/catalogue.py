@@ -7,6 +7,7 @@ by video and frame number, never by their place in a sorted list.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ LAYOUTS = (
 )
 """The first is ours (and DPA's), then DAVSOD's benchmark, SMCF, DAVIS and TMO."""
 
+RESOLUTION = "480p"
+"""The folder of JPEGImages that holds the videos of DAVIS and is none itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -137,10 +141,15 @@ def data_root(data: Path | None) -> Path:
 
 def present(root: Path) -> list[str]:
     """Return the names of the data sets in the data root, in natural order."""
-    if not root.is_dir():
-        return []
-    names = (p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [n for n in sorted(names, key=media.natural_key) if _layout_of(root / n)]
+    names = (path.name for path in _entries(root) if _may_be_dataset(path))
+    return sorted(names, key=media.natural_key)
+
+
+def _may_be_dataset(folder: Path) -> bool:
+    try:
+        return _layout_of(folder) is not None
+    except DataError:  # it cannot be read: whoever needs it is told so
+        return True
 
 
 def find(name: str, root: Path) -> Dataset:
@@ -150,12 +159,14 @@ def find(name: str, root: Path) -> Dataset:
     its files do not fit together.
     """
     path = Path(name)
-    if path.name == name and (root / name).is_dir():
-        return _scan(root / name, name)
-    if path.is_file():
+    if str(path) == path.name != ".." and _is_folder(root / path):
+        return _scan(root / path, path.name)
+    if path.name in ("", ".."):  # the last part of `.` and `..` is no name
+        path = path.resolve()
+    if _is_folder(path):
+        return _scan(path, path.name)
+    if os.path.isfile(path):
         return _video_file(path)
-    if path.is_dir():
-        return _scan(path, path.resolve().name)
     raise _missing(name, root)
 
 
@@ -179,23 +190,25 @@ def _layout_of(folder: Path) -> Layout | None:
 
 
 def _video_names(folder: Path, layout: Layout) -> list[str]:
+    names = _names(folder, layout)
+    return [n for n in names if layout.img.format(video=n) != f"JPEGImages/{RESOLUTION}"]
+
+
+def _names(folder: Path, layout: Layout) -> list[str]:
+    """Return every name for which `folder` has the image folder of `layout`, in natural order."""
     before, _, after = layout.img.partition("{video}")
-    parent = folder / before
-    if not parent.is_dir():
-        return []
     inner = after.strip("/")
-    names = (p.name for p in parent.iterdir() if not p.name.startswith("."))
-    kept = (n for n in names if (parent / n / inner).is_dir())
-    # JPEGImages/480p holds videos itself, so that 480p is a resolution and no video
-    return sorted((n for n in kept if not n.endswith("480p")), key=media.natural_key)
+    names = (p.name for p in _entries(folder / before) if _is_folder(p / inner))
+    return sorted(names, key=media.natural_key)
 
 
 def _scan(folder: Path, name: str) -> Dataset:
     if layout := _layout_of(folder):
-        videos = tuple(_video(folder, layout, v) for v in _video_names(folder, layout))
-        return Dataset(name, folder, videos)
-    if frames := _numbered(folder):
-        flow = folder.with_name(f"{folder.name}_FLOW")
+        names = _video_names(folder, layout)
+        _check_left_out(folder, layout, names)
+        return Dataset(name, folder, tuple(_video(folder, layout, v) for v in names))
+    if frames := numbered(folder):
+        flow = folder.parent / f"{folder.name}_FLOW"
         video = Video(name, flow, _paired(folder, frames, {}, _flow_files(flow)))
         return Dataset(name, folder, (video,))
     patterns = ", ".join(layout.img for layout in LAYOUTS)
@@ -204,20 +217,30 @@ def _scan(folder: Path, name: str) -> Dataset:
     )
 
 
+def _check_left_out(folder: Path, layout: Layout, names: list[str]) -> None:
+    """Raise DataError when pictures lie where another layout has its videos: none may vanish."""
+    taken = {layout.img.format(video=name) for name in names}
+    places = (other.img.format(video=n) for other in LAYOUTS for n in _names(folder, other))
+    if left := [place for place in places if place not in taken and _pictures(folder / place)]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise DataError(
+            f"{folder}: its videos lie in {layout.img}, but there are pictures in "
+            f"{', '.join(left[:3])}{more} too. Bring all into one layout, or move them away."
+        )
+
+
 def _video_file(path: Path) -> Dataset:
-    if path.suffix.lower() not in media.VIDEO_SUFFIXES:
-        kinds = " ".join(sorted(media.VIDEO_SUFFIXES))
-        raise DataError(f"{path}: expected a folder of frames or a video file ({kinds}).")
-    flow = path.with_name(f"{path.stem}_FLOW")
+    # with its suffix: clip.avi, clip.mp4 and a folder `clip` may lie side by side
+    flow = path.with_name(f"{path.name}_FLOW")
     return Dataset(path.stem, path.parent, (Video(path.stem, flow, file=path),))
 
 
 def _video(folder: Path, layout: Layout, name: str) -> Video:
     img = folder / layout.img.format(video=name)
-    frames = _numbered(img)
+    frames = numbered(img)
     if not frames:
         raise DataError(f"{img}: expected the frames of a video, found no picture.")
-    masks = _numbered(folder / layout.gt.format(video=name)) if layout.gt else {}
+    masks = numbered(folder / layout.gt.format(video=name)) if layout.gt else {}
     flow = folder / layout.flow.format(video=name)
     return Video(name, flow, _paired(img, frames, masks, _flow_files(flow)))
 
@@ -237,17 +260,17 @@ def _paired(
 
 def _flow_files(folder: Path) -> dict[int, Path]:
     """Return the flow pictures of a committed flow folder; one without a record holds none."""
-    return _numbered(folder) if (folder / flow_record.FILE).is_file() else {}
+    has_record = any(path.name == flow_record.FILE for path in _entries(folder))
+    return numbered(folder) if has_record else {}
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
-    """Return the pictures of `folder` by frame number; an empty dictionary where there are none."""
-    if not folder.is_dir():
-        return {}
+def numbered(folder: Path) -> dict[int, Path]:
+    """Return the pictures of `folder` by frame number; an empty dictionary where there are none.
+
+    Raises DataError for a picture without a number and for a number that is there twice.
+    """
     found: dict[int, Path] = {}
-    for path in folder.iterdir():
-        if path.suffix.lower() not in media.IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
+    for path in _pictures(folder):
         number = media.frame_number(path.stem)
         if number is None:
             raise DataError(f"{path}: expected a frame number in the file name. Rename the frames.")
@@ -256,3 +279,31 @@ def _numbered(folder: Path) -> dict[int, Path]:
             raise DataError(f"{path}: frame {number} is there twice (also {other}). Remove one.")
         found[number] = path
     return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.suffix.lower() in media.IMAGE_SUFFIXES]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in `folder` and is not hidden; nothing where there is no folder."""
+    if not _is_folder(folder):
+        return []
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read: {error.strerror}. Change its permissions."
+        ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether `path` is a folder. Raises DataError where that may not be known."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}. Change its permissions."
+        ) from error
+    except (OSError, ValueError):
+        return False

@@ -141,7 +141,7 @@ def flow(
     kept = f", {summary.kept} videos were done before" if summary.kept else ""
     reporter.say(f"{summary.frames} frames of {summary.videos} videos{kept}")
     reporter.say(f"Flow is in {summary.folders[0]}" + (" ..." if summary.videos > 1 else ""))
-    if name in catalogue.present(catalogue.data_root(data)):
+    if dataset.name in catalogue.present(catalogue.data_root(data)):
         reporter.say("Next: vsodpipe manifest")
     if as_json:
         _print_json({"dataset": dataset.name, **vars(summary)})

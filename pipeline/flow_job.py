@@ -93,8 +93,8 @@ def compute(
     todo = [video for video in dataset.videos if not _done(dataset, video, record, force)]
     for video in todo:
         _check_length(video, len(video.frames), options.tail)
-    frames = sum(_length(video) for video in dataset.videos)
-    kept = frames - sum(_length(video) for video in todo)
+    frames = sum(_length(video, options.tail) for video in dataset.videos)
+    kept = frames - sum(_length(video, options.tail) for video in todo)
     with reporter.task(f"flow {dataset.name}", frames, "frame", kept) as counter:
         for video in todo:
             _video(video, engine, options, record, counter)
@@ -112,8 +112,9 @@ def elsewhere(dataset: Dataset, out: Path) -> Dataset:
     return replace(dataset, videos=tuple(videos))
 
 
-def _length(video: Video) -> int:
-    return media.video_length(video.file) if video.file else len(video.frames)
+def _length(video: Video, tail: Tail) -> int:
+    frames = media.video_length(video.file) if video.file else len(video.frames)
+    return max(0, frames - (tail == "none"))
 
 
 def _done(dataset: Dataset, video: Video, record: dict[str, object], force: bool) -> bool:

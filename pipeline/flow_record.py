@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vsodpipe import media
 from vsodpipe.errors import DataError
 
 FILE = "flow.json"
@@ -24,12 +25,19 @@ def read(folder: Path) -> dict[str, Any] | None:
     file = folder / FILE
     if not file.is_file():
         return None
+    record = media.read_json(file, f"Delete {folder}.")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return check(record)
+    except ValueError as error:
         raise DataError(f"{file}: not a flow record ({error}). Delete {folder}.") from error
+
+
+def check(record: Any) -> dict[str, Any]:
+    """Return `record` if it is one of flow. Raises ValueError, in words, for one that is not."""
     if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
-        raise DataError(f"{file}: not a flow record (no fingerprint). Delete {folder}.")
+        raise ValueError("no fingerprint")
+    if not isinstance(record.get("engine", {}), dict):
+        raise ValueError("its engine is not an object")
     return record
 
 
@@ -41,6 +49,7 @@ def dump(record: Mapping[str, Any]) -> bytes:
 def common(dataset: str, records: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
     """Return the one record of all videos, None when no video has flow.
 
+    It is without `source`, which says for each video which frames its flow was made from.
     Raises DataError naming both when two kinds of flow lie in one data set, and when only some of
     its videos have flow.
     """
@@ -59,7 +68,7 @@ def common(dataset: str, records: Mapping[str, dict[str, Any] | None]) -> dict[s
             f"{dataset}: {len(lacking)} of {len(records)} videos have no flow (first: "
             f"{lacking[0]}). Run: vsodpipe flow {dataset}."
         )
-    return record
+    return {key: value for key, value in record.items() if key != "source"}
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -71,4 +80,4 @@ def describe(record: Mapping[str, Any]) -> str:
     return f"{name} {words} [{record['fingerprint']}]"
 
 
-_NOT_SETTINGS = frozenset({"engine", "fingerprint", "version"})
+_NOT_SETTINGS = frozenset({"engine", "fingerprint", "version", "source"})

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -26,6 +29,13 @@ SPLITS = ("train", "val", "test")
 """Endings by which data sets without a card are grouped, in the order of a manifest."""
 
 
+def _plain(text: str) -> str:
+    # file names of other encodings arrive with surrogates, which no JSON can hold
+    if re.search("[\0\ud800-\udfff]", text):
+        raise ValueError(f"{text!r} is not UTF-8 text")
+    return text
+
+
 def _inside(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in parts[0]:
@@ -33,7 +43,32 @@ def _inside(path: str) -> str:
     return path
 
 
-InsidePath = Annotated[str, AfterValidator(_inside)]
+def _one_part(name: str) -> str:
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\"):
+        raise ValueError(f"name {name!r} is not one part of a path")
+    return name
+
+
+def _unique(key: str) -> AfterValidator:
+    """Return the validator of a tuple: no two of its items have the same `key`."""
+
+    def check(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        ((name, count),) = Counter(getattr(item, key) for item in items).most_common(1)
+        if count > 1:
+            raise ValueError(f"{key} {name!r} is there {count} times")
+        return items
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, AfterValidator(_plain)]
+InsidePath = Annotated[Text, AfterValidator(_inside)]
+Name = Annotated[Text, AfterValidator(_one_part)]
+FlowRecord = Annotated[
+    dict[str, Any],
+    AfterValidator(flow_record.check),
+    Field(json_schema_extra={"required": ["fingerprint"]}),
+]
 
 
 class _Strict(BaseModel):
@@ -43,7 +78,7 @@ class _Strict(BaseModel):
 class Frame(_Strict):
     """One frame; paths are relative to the root of the manifest."""
 
-    name: InsidePath
+    name: Name
     img: InsidePath
     gt: InsidePath | None = None
     flow: InsidePath | None = None
@@ -52,19 +87,18 @@ class Frame(_Strict):
 class Video(_Strict):
     """A video: native (height, width) in pixels and its frames in order."""
 
-    name: InsidePath
+    name: Name
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    frames: Annotated[tuple[Frame, ...], Field(min_length=1)]
+    frames: Annotated[tuple[Frame, ...], Field(min_length=1), _unique("name")]
 
 
 class Split(_Strict):
     """One data set of the manifest, such as DAVIS_train, with the record of its flow."""
 
-    dataset: InsidePath
-    split: str | None = None
-    flow: dict[str, Any] | None = None
-    store: str | None = None
-    videos: Annotated[tuple[Video, ...], Field(min_length=1)]
+    dataset: Name
+    split: Text | None = None
+    flow: FlowRecord | None = None
+    videos: Annotated[tuple[Video, ...], Field(min_length=1), _unique("name")]
 
     @property
     def frames(self) -> int:
@@ -76,9 +110,9 @@ class Manifest(_Strict):
     """The whole manifest; `root` is relative to the manifest's own file, or absolute, or a URL."""
 
     version: Literal[1] = 1
-    name: str
-    root: str
-    datasets: Annotated[tuple[Split, ...], Field(min_length=1)]
+    name: Name
+    root: Text
+    datasets: Annotated[tuple[Split, ...], Field(min_length=1), _unique("dataset")]
 
 
 @dataclass(frozen=True)
@@ -105,25 +139,42 @@ class Source:
         return [split.dataset for split in self.manifest.datasets]
 
 
+def require_flow(split: Split) -> None:
+    """Raise DataError unless every frame of `split` has flow."""
+    lacking = next((f for v in split.videos for f in v.frames if f.flow is None), None)
+    if split.flow is None:
+        raise DataError(
+            f"{split.dataset} has no flow in its manifest. "
+            f"Run: vsodpipe flow {split.dataset}, then vsodpipe manifest."
+        )
+    if lacking is not None:
+        raise DataError(
+            f"{split.dataset}: frame {lacking.name} has no flow (tail {split.flow.get('tail')}). "
+            f"Run: vsodpipe flow {split.dataset} --tail backward --force, then vsodpipe manifest."
+        )
+
+
 def read(file: Path) -> Source:
     """Return the manifest in `file`. Raises DataError with the first fault in words."""
-    try:
-        values = json.loads(media.read_bytes(file))
+    values = media.read_json(file, "See vsodpipe manifest.")
+    with _valid(f"{file}: not a valid manifest", "Write it anew with vsodpipe manifest."):
         manifest = Manifest.model_validate(values)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: not a JSON manifest ({error}). See vsodpipe manifest.") from error
-    except ValidationError as error:
-        first, *more = error.errors(include_url=False)
-        place = ".".join(str(step) for step in first["loc"]) or "the top"
-        rest = f" ({len(more)} more faults)" if more else ""
-        raise DataError(
-            f"{file}: not a valid manifest: at {place}: {first['msg']}{rest}. "
-            "Write it anew with vsodpipe manifest."
-        ) from error
     root = manifest.root
     if "://" not in root:
         root = str((file.parent / root).resolve())
     return Source(manifest=manifest, file=file, root=root)
+
+
+@contextmanager
+def _valid(place: str, remedy: str) -> Iterator[None]:
+    """Turn what pydantic finds into a DataError of one line: the first fault and where it is."""
+    try:
+        yield
+    except ValidationError as error:
+        first, *more = error.errors(include_url=False, include_input=False)
+        where = ".".join(str(step) for step in first["loc"]) or "the top"
+        rest = f" ({len(more)} more faults)" if more else ""
+        raise DataError(f"{place}: at {where}: {first['msg']}{rest}. {remedy}") from error
 
 
 def build(names: list[str], root: Path, out: Path, reporter: Reporter) -> dict[str, Manifest]:
@@ -131,29 +182,57 @@ def build(names: list[str], root: Path, out: Path, reporter: Reporter) -> dict[s
 
     `names` are data sets of the data root, or groups; none takes all that are there. Every header
     is read: sizes of frame, mask and flow must agree; flow is complete and of one kind, or absent.
+    Says which data sets a manifest in `out` holds and its successor does not.
     """
+    made = {}
+    for group, datasets in _chosen(names, root, reporter).items():
+        splits = tuple(split_of(catalogue.find(d, root), root, reporter) for d in datasets)
+        with _valid(f"manifest of {group}", "Rename the folders."):
+            base = _relative_root(root, out)
+            made[group] = Manifest(name=group, root=base, datasets=splits)
+        _warn_of_lost(out / f"{group}.json", datasets, reporter)
+    return made
+
+
+def _chosen(names: list[str], root: Path, reporter: Reporter) -> dict[str, list[str]]:
+    """Return the data sets of every group that `names` ask for, each once and in order."""
     here = catalogue.present(root)
-    groups: dict[str, list[str]] = {}
+    downloads = {card.name.lower(): card for card in catalogue.cards().values()}
+    groups: dict[str, set[str]] = {}
     for dataset in here:
-        groups.setdefault(_group_and_split(dataset)[0], []).append(dataset)
-    chosen: dict[str, list[str]] = groups if not names else {}
-    for name in names:
+        if dataset.lower() not in downloads:
+            groups.setdefault(_group_and_split(dataset)[0], set()).add(dataset)
+        elif not names:
+            card = downloads[dataset.lower()]
+            reporter.say(
+                f"note: {root / dataset} is left out: it has no split. If it is the official "
+                f"download: vsodpipe import {card.key} {root / dataset}"
+            )
+    chosen: dict[str, set[str]] = {} if names else groups
+    for name in (name.rstrip("/") for name in names):
         if name in groups:
-            chosen[name] = groups[name]
+            chosen.setdefault(name, set()).update(groups[name])
         elif name in here:
-            chosen.setdefault(_group_and_split(name)[0], []).append(name)
+            chosen.setdefault(_group_and_split(name)[0], set()).add(name)
         else:
             catalogue.find(name, root)
-            raise UsageError(f"{name}: only data sets inside the data root {root} have a manifest.")
+            raise _outside(name, root)
     if not chosen:
         raise UsageError(f"no data set in {root}. Bring one with: vsodpipe import davis FOLDER.")
-    base = _relative_root(root, out)
-    made = {}
-    for group, datasets in chosen.items():
-        datasets.sort(key=_order)
-        splits = tuple(split_of(catalogue.find(d, root), root, reporter) for d in datasets)
-        made[group] = Manifest(name=group, root=base, datasets=splits)
-    return made
+    return {group: sorted(datasets, key=_order) for group, datasets in chosen.items()}
+
+
+def _warn_of_lost(file: Path, datasets: list[str], reporter: Reporter) -> None:
+    with suppress(DataError):  # no manifest yet, or none that could be read before
+        if lost := [name for name in read(file).names() if name not in datasets]:
+            reporter.warn(f"{file} no longer holds {', '.join(lost)}")
+
+
+def _outside(name: str | Path, root: Path) -> UsageError:
+    return UsageError(
+        f"{name}: expected a data set inside the data root {root}: a folder of videos with their "
+        "frames. Move it there, or name another data root with --data."
+    )
 
 
 def write(manifest: Manifest, out: Path, root: Path) -> list[Path]:
@@ -163,7 +242,7 @@ def write(manifest: Manifest, out: Path, root: Path) -> list[Path]:
     media.write_bytes(files[0], text.encode() + b"\n")
     for split in manifest.datasets:
         file = out / f"{split.dataset.lower()}.txt"
-        media.write_bytes(file, "".join(_rows(split, root)).encode())
+        media.write_bytes(file, "".join(_rows(split, root)).encode(errors="surrogateescape"))
         files.append(file)
     return files
 
@@ -197,39 +276,53 @@ def _relative_root(root: Path, out: Path) -> str:
 
 
 def split_of(dataset: Dataset, root: Path, reporter: Reporter) -> Split:
-    """Return the manifest entry of one data set of the data root, after checking its headers."""
+    """Return the manifest entry of one data set of the data root, after checking its headers.
+
+    Raises UsageError for a video file and for a folder outside the data root.
+    """
+    base = Path(os.path.abspath(root))
+    for video in dataset.videos:
+        if video.file or base not in Path(os.path.abspath(dataset.root)).parents:
+            raise _outside(video.file or dataset.root, root)
     total = sum(len(video.frames) for video in dataset.videos)
     records = {video.name: flow_record.read(video.flow_folder) for video in dataset.videos}
     record = flow_record.common(dataset.name, records)
-    with reporter.task(f"check {dataset.name}", total, "frame") as counter:
-        videos = []
+    videos = []
+    with (
+        reporter.task(f"check {dataset.name}", total, "frame") as counter,
+        _valid(f"{dataset.root}", "Rename the files."),
+    ):
         for video in dataset.videos:
-            videos.append(_video(dataset.name, video, root, record is not None))
+            videos.append(_video(dataset.name, video, base, record))
             counter.advance(len(video.frames))
-    split = _group_and_split(dataset.name)[1]
-    return Split(dataset=dataset.name, split=split, flow=record, videos=tuple(videos))
+        split = _group_and_split(dataset.name)[1]
+        return Split(dataset=dataset.name, split=split, flow=record, videos=tuple(videos))
 
 
-def _video(dataset: str, video: catalogue.Video, root: Path, has_flow: bool) -> Video:
+def _video(
+    dataset: str, video: catalogue.Video, root: Path, record: dict[str, Any] | None
+) -> Video:
     size = media.image_size(video.frames[0].img)
+    # by the tail rule `none` a video's last frame has no flow
+    with_flow = video.frames[:-1] if record and record.get("tail") == "none" else video.frames
+    if record and (lacking := next((f for f in with_flow if f.flow is None), None)):
+        raise DataError(
+            f"{dataset}/{video.name}: frame {lacking.name} has no flow. "
+            f"Run: vsodpipe flow {dataset}."
+        )
     entries = []
     for frame in video.frames:
-        if has_flow and frame.flow is None:
-            raise DataError(
-                f"{dataset}/{video.name}: frame {frame.name} has no flow. "
-                f"Run: vsodpipe flow {dataset}."
-            )
-        for file in (frame.img, frame.gt, frame.flow):
-            if file is not None and (found := media.image_size(file)) != size:
+        files = {"img": frame.img, "gt": frame.gt, "flow": frame.flow}
+        paths = {}
+        for key, file in files.items():
+            if file is None:
+                continue
+            if (found := media.image_size(file)) != size:
                 raise DataError(
                     f"{file}: expected {size[1]}x{size[0]} as the first frame of {video.name}, "
                     f"got {found[1]}x{found[0]}. Restore the file and run again."
                 )
-        paths = {
-            key: file.relative_to(root).as_posix()
-            for key, file in (("img", frame.img), ("gt", frame.gt), ("flow", frame.flow))
-            if file is not None
-        }
+            paths[key] = Path(os.path.abspath(file)).relative_to(root).as_posix()
         entries.append(Frame(name=frame.name, **paths))
     return Video(name=video.name, size=size, frames=tuple(entries))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vsodpipe import cluster, media, store
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
-from vsodpipe.manifest import Frame, Split
+from vsodpipe.manifest import Frame, Split, require_flow
 from vsodpipe.progress import Reporter
 
 PLAN = "plan.txt"
@@ -66,6 +66,8 @@ def pack(
     kept; one of others is an error unless `force`, and what is no store is never replaced. A
     damaged file ends the pack with nothing left behind.
     """
+    if split.flow is not None:
+        require_flow(split)
     plan = store.plan(split, size)
     fingerprint = _fingerprint(plan, root)
     if target.exists():

@@ -19,7 +19,7 @@ from torch import nn
 
 from vsodpipe import checkpoint, devices, media, sampling, transforms
 from vsodpipe.errors import DataError, UsageError
-from vsodpipe.manifest import Source
+from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Stage
 from vsodpipe.stream import Files, load_clip
@@ -56,8 +56,8 @@ def predict(
     folders = []
     for name in datasets:
         split, files = source.split(name), Files(source, source.split(name))
-        if "flow" in saved.stage.data.inputs and split.flow is None:
-            raise DataError(f"{name} has no flow in {source.file}. Run: vsodpipe flow {name}.")
+        if "flow" in saved.stage.data.inputs:
+            require_flow(split)
         trained = set(saved.provenance.get("flow", {}).values())
         if split.flow is not None and trained and split.flow["fingerprint"] not in trained:
             reporter.warn(f"{name}: its flow is of another kind than that of the training.")

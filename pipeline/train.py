@@ -22,7 +22,7 @@ from torch import nn
 
 from vsodpipe import checkpoint, devices, media, models, recipe, runs
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, unknown
-from vsodpipe.manifest import Source
+from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Optim, Stage
 from vsodpipe.runs import Job, Position
@@ -70,11 +70,8 @@ def datasets_of(stage: Stage, source: Source) -> tuple[list[str], list[str]]:
             f"manifest holds {', '.join(source.names())}. See --set data.datasets=[...]."
         )
     for name in here:
-        if "flow" in stage.data.inputs and source.split(name).flow is None:
-            raise DataError(
-                f"{name} has no flow in {source.file}. "
-                f"Run: vsodpipe flow {name}, then vsodpipe manifest."
-            )
+        if "flow" in stage.data.inputs:
+            require_flow(source.split(name))
     return here, lacking
 
 

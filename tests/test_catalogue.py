@@ -66,7 +66,84 @@ def test_a_folder_of_frames_and_a_video_file_need_no_card(tmp_path: Path) -> Non
     assert folder.videos[0].flow_folder == tmp_path / "my_FLOW"
     (tmp_path / "clip.mp4").write_bytes(b"x")
     video = catalogue.find(str(tmp_path / "clip.mp4"), tmp_path / "data").videos[0]
-    assert (video.file, video.flow_folder) == (tmp_path / "clip.mp4", tmp_path / "clip_FLOW")
+    assert (video.file, video.flow_folder) == (tmp_path / "clip.mp4", tmp_path / "clip.mp4_FLOW")
+
+
+def test_inputs_side_by_side_have_flow_folders_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path, "clip/1.jpg")
+    for name in ("clip.avi", "clip.mp4", "clip.ts", "clip"):
+        if name != "clip":
+            (tmp_path / name).write_bytes(b"x")
+        (video,) = catalogue.find(str(tmp_path / name), tmp_path / "data").videos
+        assert video.flow_folder == tmp_path / f"{name}_FLOW"
+
+
+@pytest.mark.parametrize("name", [".", "./", "../my", "../my/", "sub/.."])
+def test_a_folder_has_its_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    touch(tmp_path, "my/1.jpg", "my/sub/note.txt")
+    monkeypatch.chdir(tmp_path / "my")
+    found = catalogue.find(name, Path("datasets"))
+    assert found.name == "my"
+    assert found.videos[0].flow_folder.resolve() == (tmp_path / "my_FLOW").resolve()
+
+
+def test_a_data_set_may_end_in_a_slash(tmp_path: Path) -> None:
+    touch(tmp_path, "S/v/RGB/1.jpg")
+    assert catalogue.find("S/", tmp_path) == catalogue.find("S", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "img", ["{v}/RGB", "{v}/Imgs", "{v}/Frame", "JPEGImages/480p/{v}", "JPEGImages/{v}"]
+)
+def test_a_video_may_be_called_like_a_resolution(tmp_path: Path, img: str) -> None:
+    touch(tmp_path, *(f"S/{img.format(v=v)}/1.jpg" for v in ("beach_480p", "bear")))
+    assert [v.name for v in catalogue.find("S", tmp_path).videos] == ["beach_480p", "bear"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("blackswan/RGB", "dog/Imgs"),
+        ("blackswan/RGB", "JPEGImages/dog"),
+        ("JPEGImages/480p/bear", "JPEGImages/dog"),
+        ("JPEGImages/bear", "JPEGImages/480p"),
+    ],
+)
+def test_pictures_of_another_layout_do_not_vanish(tmp_path: Path, taken: str, left: str) -> None:
+    touch(tmp_path, f"S/{taken}/1.jpg", f"S/{left}/1.jpg")
+    with pytest.raises(DataError, match=f"pictures in {left} too"):
+        catalogue.find("S", tmp_path)
+    (tmp_path / "S" / left / "1.jpg").rename(tmp_path / "S" / left / "note.txt")
+    assert len(catalogue.find("S", tmp_path).videos) == 1
+
+
+def test_folders_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "S/v/RGB/1.jpg", "T/v/RGB/1.jpg")
+    below = Path.iterdir
+
+    def refuse(folder: Path) -> object:
+        if folder == tmp_path / "S":
+            raise PermissionError(13, "Permission denied")
+        return below(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="S: cannot be read: Permission denied"):
+        catalogue.find("S", tmp_path)
+    assert catalogue.find("T", tmp_path).name == "T"
+    assert catalogue.present(tmp_path) == ["S", "T"], "what uses it says that it cannot be read"
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    touch(tmp_path, "v/00000.JPG", "v/._00000.JPG", "v/1.png")
+    assert {n: f.name for n, f in catalogue.numbered(tmp_path / "v").items()} == {
+        0: "00000.JPG",
+        1: "1.png",
+    }
+    assert catalogue.numbered(tmp_path / "none") == {}
 
 
 def test_missing_data_sets_are_explained(tmp_path: Path) -> None:

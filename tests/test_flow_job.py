@@ -188,7 +188,7 @@ def test_a_video_file(tmp_path: Path, quiet: Reporter) -> None:
     engine = flows.create("dis")
     done = flow_job.compute(dataset, engine, Options(), quiet)
     assert done.frames == 4
-    assert {p.name for p in (tmp_path / "clip_FLOW").iterdir()} == {
+    assert {p.name for p in (tmp_path / "clip.avi_FLOW").iterdir()} == {
         *(f"{t:05d}.jpg" for t in range(4)),
         "flow.json",
     }

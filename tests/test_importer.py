@@ -73,6 +73,55 @@ def test_a_second_import_keeps_flow_and_restores_what_is_missing(
     assert files_below(root / "DAVIS_train/bus") == before
 
 
+def test_a_second_import_follows_a_moved_download(official: Path, quiet: Reporter) -> None:
+    root = official.parent / "datasets"
+    importer.import_dataset("davis", official, root, quiet)
+    moved = official.rename(official.with_name("moved"))
+    importer.import_dataset("davis", moved, root, quiet)
+    for video in catalogue.find("DAVIS_train", root).videos:
+        for frame in video.frames:
+            assert frame.img.exists() and frame.gt is not None and frame.gt.exists()
+
+
+def test_a_merged_mask_that_is_gone_comes_back(official: Path, quiet: Reporter) -> None:
+    root = official.parent / "datasets"
+    importer.import_dataset("davis", official, root, quiet)
+    mask = root / "DAVIS_train/bear/GT/00001.png"
+    mask.rename(mask.with_name("other.png"))
+    importer.import_dataset("davis", official, root, quiet)
+    assert {path.name for path in mask.parent.iterdir()} == {"00000.png", "00001.png"}
+
+
+def test_frames_are_read_as_the_catalogue_reads_them(official: Path, quiet: Reporter) -> None:
+    root, bus = official.parent / "datasets", official / "JPEGImages/480p/bus"
+    (bus / "00001.jpg").rename(bus / "00001.JPG")
+    (bus / "._00000.jpg").write_bytes(b"mac")
+    (done,) = importer.import_dataset("davis", official, root, quiet)
+    assert (done.videos, done.frames) == (2, 4)
+    (bus / "1.jpg").write_bytes(FRAME)
+    with pytest.raises(DataError, match="frame 1 is there twice"):
+        importer.import_dataset("davis", official, root, quiet)
+
+
+def test_a_split_without_videos_is_left_out_with_a_note(
+    official: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = official.parent / "datasets"
+    (official / "ImageSets/2016/val.txt").write_text("blackswan\n")
+    (done,) = importer.import_dataset("davis", official, root, Reporter())
+    assert done.dataset == "DAVIS_train"
+    assert "DAVIS_test is left out" in capsys.readouterr().err
+    (official / "ImageSets/2016/train.txt").write_text("elephant\n")
+    with pytest.raises(DataError, match="no frames of them"):
+        importer.import_dataset("davis", official, root, Reporter())
+
+
+def test_a_list_that_is_not_utf8(official: Path, quiet: Reporter) -> None:
+    (official / "ImageSets/2016/train.txt").write_bytes("b\u00e4r\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.txt: not UTF-8 text"):
+        importer.import_dataset("davis", official, official.parent / "datasets", quiet)
+
+
 @pytest.mark.parametrize("row", ["../../etc", ".."])
 def test_a_list_cannot_reach_outside(official: Path, quiet: Reporter, row: str) -> None:
     (official / "ImageSets/2016/train.txt").write_text(row + "\n")

@@ -1,12 +1,15 @@
 """Manifests: written, read back equal, checked, and never outside their root."""
 
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vsodpipe import flow_record, manifest, media
+from vsodpipe import catalogue, flow_job, flow_record, flows, manifest, media
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -71,6 +74,82 @@ def test_chosen_data_sets_only(with_flow: Path, tmp_path: Path, quiet: Reporter)
         manifest.build([], tmp_path / "nowhere", tmp_path, quiet)
 
 
+@pytest.mark.parametrize(
+    "names", [["tiny", "TINY_train"], ["TINY_train", "tiny"], ["TINY_test", "tiny", "TINY_test/"]]
+)
+def test_a_data_set_is_listed_once(
+    with_flow: Path, tmp_path: Path, quiet: Reporter, names: list[str]
+) -> None:
+    (made,) = manifest.build(names, with_flow, tmp_path, quiet).values()
+    assert [s.dataset for s in made.datasets] == ["TINY_train", "TINY_test"]
+
+
+def test_what_a_new_manifest_no_longer_holds_is_said(
+    source: Source, with_flow: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = source.file.parent
+    manifest.build(["tiny"], with_flow, out, Reporter(quiet=True))
+    assert "no longer holds" not in capsys.readouterr().err
+    manifest.build(["TINY_test"], with_flow, out, Reporter(quiet=True))
+    assert "tiny.json no longer holds TINY_train" in capsys.readouterr().err
+    source.file.write_text("{")
+    manifest.build(["TINY_test"], with_flow, out, Reporter(quiet=True))
+
+
+def test_an_unpacked_download_is_left_out(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(data_root / "TINY_train", data_root / "DAVIS_train")
+    shutil.copytree(data_root / "TINY_test/dice/RGB", data_root / "DAVIS/JPEGImages/480p/dice")
+    made = manifest.build([], data_root, tmp_path, Reporter())
+    assert [s.dataset for s in made["davis"].datasets] == ["DAVIS_train"]
+    assert f"vsodpipe import davis {data_root / 'DAVIS'}" in capsys.readouterr().err
+    assert len(manifest.build(["davis"], data_root, tmp_path, Reporter())["davis"].datasets) == 1
+    (named,) = manifest.build(["DAVIS"], data_root, tmp_path, Reporter())["davis"].datasets
+    assert named.dataset == "DAVIS"
+
+
+def test_without_flow_of_the_last_frame(data_root: Path, tmp_path: Path, quiet: Reporter) -> None:
+    engine = flows.create("dis", preset="ultrafast")
+    options = flow_job.Options(tail="none")
+    flow_job.compute(catalogue.find("TINY_train", data_root), engine, options, quiet)
+    (split,) = manifest.build(["TINY_train"], data_root, tmp_path, quiet)["tiny"].datasets
+    for video in split.videos:
+        assert [f.flow is None for f in video.frames] == [False] * (len(video.frames) - 1) + [True]
+    assert split.flow is not None and split.flow["tail"] == "none"
+    (data_root / "TINY_train/cube/FLOW/00002.jpg").unlink()
+    with pytest.raises(DataError, match="cube: frame 00002 has no flow"):
+        manifest.build(["TINY_train"], data_root, tmp_path, quiet)
+
+
+def test_data_sets_outside_the_root_have_no_manifest(
+    data_root: Path, tmp_path: Path, quiet: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    shutil.copytree(data_root / "TINY_test", tmp_path / "elsewhere")
+    for place in ("clip.mp4", "elsewhere"):
+        dataset = catalogue.find(str(tmp_path / place), data_root)
+        with pytest.raises(UsageError, match=f"{place}: expected a data set inside the data root"):
+            manifest.split_of(dataset, data_root, quiet)
+    monkeypatch.chdir(tmp_path)
+    inside = catalogue.find(str(data_root / "TINY_test"), Path("datasets"))
+    split = manifest.split_of(inside, Path("datasets"), quiet)
+    assert split.videos[0].frames[0].img == "TINY_test/dice/RGB/00000.jpg"
+
+
+def test_names_that_are_not_utf8(data_root: Path, tmp_path: Path, quiet: Reporter) -> None:
+    video = data_root / "TINY_test" / "dice"
+    try:
+        video.rename(data_root / "TINY_test" / os.fsdecode(b"d\xefce"))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with pytest.raises(DataError, match="Rename the files"):
+        manifest.build(["TINY_test"], data_root, tmp_path, quiet)
+    root = data_root.rename(data_root.with_name(os.fsdecode(b"d\xefta")))
+    with pytest.raises(DataError, match="at root: .* is not UTF-8 text"):
+        manifest.build(["TINY_train"], root, tmp_path, quiet)
+
+
 def test_mask_of_another_size(with_flow: Path, tmp_path: Path, quiet: Reporter) -> None:
     mask = with_flow / "TINY_train/cube/GT/00002.png"
     mask.write_bytes(media.encode_png(np.zeros((48, 63), np.uint8)))
@@ -117,6 +196,65 @@ def test_paths_cannot_leave_the_root(source: Source, key: str, path: str) -> Non
         manifest.read(source.file)
 
 
+NAMES = ["a/b", "a\\b", "..", ".", "", "/", "a\0", "\ud800"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", ["dataset", "video", "frame"])
+def test_names_are_one_part_of_a_path(source: Source, level: str, name: str) -> None:
+    values = json.loads(source.file.read_text())
+    split = values["datasets"][0]
+    items = {
+        "dataset": split,
+        "video": split["videos"][0],
+        "frame": split["videos"][0]["frames"][0],
+    }
+    items[level]["dataset" if level == "dataset" else "name"] = name
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="is not (one part of a path|UTF-8 text)"):
+        manifest.read(source.file)
+
+
+@pytest.mark.parametrize("level", ["dataset", "video", "frame"])
+def test_names_are_there_once(source: Source, level: str) -> None:
+    values = json.loads(source.file.read_text())
+    splits: list[Any] = values["datasets"]
+    lists = {
+        "dataset": splits,
+        "video": splits[0]["videos"],
+        "frame": splits[0]["videos"][1]["frames"],
+    }
+    lists[level].append(lists[level][0])
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="is there 2 times"):
+        manifest.read(source.file)
+
+
+@pytest.mark.parametrize(
+    "flow", [{"engine": {}}, {"fingerprint": 1}, {"fingerprint": "x", "engine": "dis"}, "x", []]
+)
+def test_flow_is_a_record_with_a_fingerprint(source: Source, flow: object) -> None:
+    values = json.loads(source.file.read_text())
+    assert isinstance(source.manifest.datasets[0].flow, dict)
+    values["datasets"][0]["flow"] = flow
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"at datasets\.0\.flow"):
+        manifest.read(source.file)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"engine": {}}', '{"fingerprint": "x", "engine": "dis"}', "[" * 100_000]
+)
+def test_flow_records_edited_by_hand(
+    with_flow: Path, tmp_path: Path, quiet: Reporter, text: str
+) -> None:
+    file = with_flow / "TINY_train/cube/FLOW/flow.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"flow\.json: not a .*Delete") as error:
+        manifest.build([], with_flow, tmp_path, quiet)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -125,6 +263,7 @@ def test_paths_cannot_leave_the_root(source: Source, key: str, path: str) -> Non
         ({"datasets": "x"}, "at datasets"),
         ({"more": 1}, "at more"),
         ({"root": None}, "at root"),
+        ({"root": "a\0"}, "at root"),
     ],
 )
 def test_faults_are_one_line_with_their_place(source: Source, change: dict, words: str) -> None:

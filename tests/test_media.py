@@ -1,6 +1,9 @@
 """Decoding is strict, masks follow the file's mode, and files appear whole."""
 
 import io
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -94,8 +97,8 @@ def test_grey_mask_of_zeros_and_ones(tmp_path: Path) -> None:
 
 def test_sixteen_bit_files_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "m.png"), np.full((4, 4), 40000, np.uint16))
-    for read in (media.read_mask, media.read_map):
-        with pytest.raises(DataError):
+    for read in (media.read_mask, media.read_map, media.read_image):
+        with pytest.raises(DataError, match="expected"):
             read(tmp_path / "m.png")
 
 
@@ -109,17 +112,25 @@ def test_huge_pictures_are_refused_before_decoding(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(buffer, "PNG")
     data = bytearray(buffer.getvalue())
     data[16:24] = (100_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(bytes(data))
-    with pytest.raises(DataError):
-        media.read_mask(tmp_path / "bomb.png")
+    for read in (media.read_mask, media.read_image, media.image_size):
+        with pytest.raises(DataError, match=r"bomb\.png"):
+            read(tmp_path / "bomb.png")
+
+
+def write_clip(file: Path, code: str = "MJPG", frames: int = 3, noise: int = 1) -> Path:
+    writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10, (80, 60))
+    rng = np.random.default_rng(0)
+    for t in range(frames):
+        level = 120 * (t % 3)
+        writer.write(rng.integers(level, level + noise, (60, 80, 3)).clip(0, 255).astype(np.uint8))
+    writer.release()
+    return file
 
 
 def test_video_frames(tmp_path: Path) -> None:
-    file = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 10, (80, 60))
-    for level in (0, 120, 240):
-        writer.write(np.full((60, 80, 3), level, np.uint8))
-    writer.release()
+    file = write_clip(tmp_path / "clip.avi")
     frames = list(media.video_frames(file))
     assert [round(float(f.mean()), -1) for f in frames] == [0, 120, 240]
     assert media.video_length(file) == 3
@@ -127,6 +138,74 @@ def test_video_frames(tmp_path: Path) -> None:
     for bad in ("text.mp4", "none.mp4"):
         with pytest.raises(DataError, match=bad):
             list(media.video_frames(tmp_path / bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("a.ts", "mp4v"), ("a.flv", "FLV1"), ("a.3gp", "mp4v"), ("a", "MJPG"), ("10:30.mkv", "mp4v")],
+)
+def test_any_container_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str
+) -> None:
+    suffix = Path(name).suffix or ".avi"
+    write_clip(tmp_path / f"made{suffix}", code, noise=200).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(media.video_frames(name))) == 3
+
+
+def test_a_video_that_ends_early_is_refused(tmp_path: Path) -> None:
+    file = write_clip(tmp_path / "clip.avi", frames=60)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"expected 60 frames, only \d+ could.*ffmpeg -i"):
+        list(media.video_frames(file))
+
+
+def test_broken_videos_print_nothing_of_their_own(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "clip.avi", frames=60)
+    (tmp_path / "half.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "text.mp4").write_text("hello")
+    code = (
+        "import sys\nfrom vsodpipe import media\nfor file in sys.argv[1:]:\n"
+        "    try:\n        media.video_length(file), list(media.video_frames(file))\n"
+        "    except media.DataError:\n        pass\n"
+    )
+    files = [str(tmp_path / name) for name in ("half.avi", "text.mp4")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("foo://x", "foo://x: cannot be read: Protocol not known"),
+        ("memory://nothing", "memory://nothing: cannot be read"),
+        ("a\0b", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_paths_that_lead_nowhere(path: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        media.read_bytes(path)
+
+
+def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(media.fsspec, "open", refuse)
+    with pytest.raises(DataError, match="s3://a/b: cannot be read: Install s3fs to access S3."):
+        media.read_bytes("s3://a/b")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b"9" * 9999])
+def test_files_that_are_no_json(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.json: not a JSON file .*Restore") as error:
+        media.read_json(file)
+    assert "\n" not in str(error.value)
+    file.write_text('{"a": [1]}')
+    assert media.read_json(file) == {"a": [1]}
 
 
 def test_replacing_leaves_nothing_behind(tmp_path: Path) -> None:

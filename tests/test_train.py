@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vsodpipe import checkpoint, manifest, models, recipe, runs, train
+from vsodpipe import checkpoint, manifest, models, pack, recipe, runs, train
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -253,6 +253,25 @@ def test_a_data_set_without_flow(data_root: Path, tmp_path: Path) -> None:
     bare = manifest.read(manifest.write(made, tmp_path, data_root)[0])
     with pytest.raises(DataError, match="Run: vsodpipe flow TINY_train, then vsodpipe manifest"):
         train.train(job(bare, tmp_path / "r"), quiet)
+
+
+def test_a_last_frame_without_flow(data_root: Path, tmp_path: Path, source: Source) -> None:
+    """`--tail none` leaves the last frame without flow: said before anything is written."""
+    split = source.split("TINY_train")
+    video = split.videos[1]
+    frames = (*video.frames[:-1], video.frames[-1].model_copy(update={"flow": None}))
+    videos = (split.videos[0], video.model_copy(update={"frames": frames}))
+    bare = split.model_copy(
+        update={"videos": videos, "flow": {**(split.flow or {}), "tail": "none"}}
+    )
+    changed = Source(
+        source.manifest.model_copy(update={"datasets": (bare,)}), source.file, source.root
+    )
+    with pytest.raises(DataError, match="frame 00003 has no flow .tail none.*--tail backward"):
+        train.train(job(changed, tmp_path / "r"), Reporter(quiet=True))
+    with pytest.raises(DataError, match="frame 00003 has no flow"):
+        pack.pack(bare, source.root, tmp_path / "t.zarr", (32, 32), Reporter(quiet=True))
+    assert not (tmp_path / "r").exists() and not (tmp_path / "t.zarr").exists()
 
 
 def test_a_loss_that_is_no_number_stops(
