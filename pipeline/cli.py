@@ -80,6 +80,8 @@ def import_(
         reporter.say(f"{split.folder}: {split.videos} videos, {split.frames} frames")
         for note in split.notes:
             reporter.say(f"  note: {note}")
+    card = catalogue.cards()[name]
+    reporter.say(f"{card.title} ({card.terms}). Please cite: {card.citation}.")
     reporter.say(f"Next: vsodpipe flow {done[0].dataset}")
     if as_json:
         _print_json({s.dataset: {"videos": s.videos, "frames": s.frames} for s in done})
@@ -121,7 +123,6 @@ def flow(
 ) -> None:
     """Compute optical flow for every frame, as colour pictures with a record of how."""
     from vsodpipe import catalogue, flow_job, flows
-    from vsodpipe.devices import resolve
 
     reporter = Reporter(quiet)
     options = flow_job.Options(tail=tail, colour=colour)  # type: ignore[arg-type]
@@ -130,9 +131,10 @@ def flow(
         dataset = flow_job.elsewhere(dataset, out)
     chosen = {"weights": weights, "updates": updates, "preset": preset}
     settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
-    where = resolve(device)
     if "device" in flows.options(engine):
-        settings["device"] = where
+        from vsodpipe.devices import resolve  # imports torch, which `dis` does without
+
+        settings["device"] = resolve(device)
     elif device not in ("auto", "cpu"):
         raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
     summary = flow_job.compute(

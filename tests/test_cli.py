@@ -72,7 +72,7 @@ def test_missing_and_unknown_names(vsodpipe: Run, data_root: Path, tmp_path: Pat
     refused(vsodpipe("flow", "TINY_train", "--engine", "dsi"), "Did you mean dis?")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--updates", "3"), "'updates'")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--tail", "x"), "tail rule")
-    refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--device", "x"), "unknown device")
+    refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--device", "cuda"), "CPU only")
     refused(vsodpipe("train", "dbsnt", "--manifest", "m.json"), "Did you mean dbsnet?")
     refused(vsodpipe("train", "dbsnet", "--manifest", "m.json"), "m.json: cannot be read")
     refused(vsodpipe("import", "davis", tmp_path / "none"), "not the official DAVIS folder")
