@@ -94,6 +94,12 @@ def _factory(name: str) -> Callable[..., Engine]:
     return import_module(f"{__name__}.{modules[name]}").create
 
 
+def check_direction(direction: str) -> None:
+    """Raise UsageError unless `direction` is one of `DIRECTIONS`."""
+    if direction not in DIRECTIONS:
+        raise unknown("flow direction", direction, DIRECTIONS)
+
+
 def pairwise(
     flow: Callable[[Frame, Frame], Flow],
     frames: Iterable[Frame],
@@ -108,25 +114,24 @@ def pairwise(
     by `multiple`; what it returns is cropped back.
     """
     # Not a generator itself: a wrong direction must fail at the call, not at the first pair.
-    if direction not in DIRECTIONS:
-        raise unknown("flow direction", direction, DIRECTIONS)
+    check_direction(direction)
 
     def pairs() -> Iterator[Any]:
         before: Frame | None = None
-        for frame in _checked(frames):
-            after, window = _padded(frame, least, multiple)
+        for frame in checked(frames):
+            after, window = padded(frame, least, multiple)
             if before is not None:
                 forward, backward = (before, after), (after, before)
                 if direction == "both":
-                    yield _cropped(flow(*forward), window), _cropped(flow(*backward), window)
+                    yield cropped(flow(*forward), window), cropped(flow(*backward), window)
                 else:
-                    yield _cropped(flow(*(forward if direction == "forward" else backward)), window)
+                    yield cropped(flow(*(forward if direction == "forward" else backward)), window)
             before = after
 
     return pairs()
 
 
-def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
+def checked(frames: Iterable[Frame]) -> Iterator[Frame]:
     """Yield the frames, each verified to be uint8 RGB and of the first one's size."""
     first: tuple[int, ...] | None = None
     for number, frame in enumerate(frames):
@@ -145,8 +150,11 @@ def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
         yield frame
 
 
-def _padded(frame: Frame, least: int, multiple: int) -> tuple[Frame, tuple[slice, slice]]:
-    """Return a padded copy of `frame` and its window: half on each side, an odd pixel after."""
+def padded(frame: Frame, least: int, multiple: int) -> tuple[Frame, tuple[slice, slice]]:
+    """Return a padded copy of `frame` and its window: half on each side, an odd pixel after.
+
+    Borders are replicated until each side has `least` pixels and divides by `multiple`.
+    """
     borders, window = [], []
     for side in frame.shape[:2]:
         extra = max(least, side + -side % multiple) - side
@@ -156,7 +164,8 @@ def _padded(frame: Frame, least: int, multiple: int) -> tuple[Frame, tuple[slice
     return np.pad(frame, (*borders, (0, 0)), mode="edge"), (window[0], window[1])
 
 
-def _cropped(flow: Flow, window: tuple[slice, slice]) -> Flow:
+def cropped(flow: Flow, window: tuple[slice, slice]) -> Flow:
+    """Return `flow` inside the `window` that `padded` gave; VsodpipeError unless it is finite."""
     flow = np.ascontiguousarray(flow[window])
     if not np.isfinite(flow).all():
         raise VsodpipeError(

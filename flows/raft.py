@@ -1,15 +1,16 @@
-"""RAFT (Teed & Deng, ECCV 2020): torchvision's network and weights.
+"""RAFT (Teed & Deng, ECCV 2020): torchvision's network and weights, or the published ones.
 
     engine = vsodpipe.flows.create("raft_large", device="cuda", updates=20)
 
-`weights` is the name of one of torchvision's records, or a file holding a state dict of this
-network. An engine serves one thread: torchvision's network keeps the correlation between calls.
+`weights` is the name of one of torchvision's records, or a file holding a state dict with
+torchvision's keys or princeton's (`raft-things.pth`), or such a state dict. The numbers are those
+of torchvision's network, called pair by pair, up to rounding; see `raft_stream` for the speed.
 """
 
 import hashlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,8 +24,10 @@ from torchvision.models.optical_flow import (
     raft_small,
 )
 
-from vsodpipe.errors import UsageError, WeightsError
-from vsodpipe.flows import Engine, Flow, Frame, pairwise
+from vsodpipe.errors import UsageError, WeightsError, unknown
+from vsodpipe.flows import Engine, Flow, Frame, check_direction, checked, cropped, padded
+from vsodpipe.flows.princeton import translated
+from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft, Volume
 
 ENGINES = ("raft_large", "raft_small")
 
@@ -43,50 +46,148 @@ PATIENCE = 10.0
 """Seconds within which a download has to begin."""
 
 
-class Raft:
-    """RAFT of either size, one pair at a time."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-    def __init__(self, name: str, weights: str | Path | None, device: str, updates: int) -> None:
-        if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
-            raise UsageError(f"{name} updates: expected a whole number from 1, got {updates!r}.")
-        file, identity, digest = _find(name, weights)
-        self._network = _network(name, file).to(device)
+Weights = str | Path | Mapping[str, torch.Tensor]
+
+
+class Raft:
+    """RAFT of either size over whole clips: every frame is encoded once."""
+
+    def __init__(
+        self,
+        name: str,
+        weights: Weights | None,
+        device: str,
+        updates: int,
+        batch: int,
+        precision: str,
+    ) -> None:
+        _check_count(name, "updates", updates)
+        _check_count(name, "batch", batch)
+        precision = _precision(precision, device)
+        state, source, identity, digest = _find(name, weights)
+        network = _network(name, state, source).to(device)
+        self._network = StreamingRaft(network, PRECISIONS[precision])
         self._device = device
         self._updates = updates
-        # Neither the device nor torch's version: they move the flow by rounding errors only.
+        self._batch = batch
+        # Neither the device, torch's version nor the batch: they move the flow by rounding only.
         self.fingerprint: dict[str, object] = {
             "engine": name,
             "weights": identity,
             "weights_sha256": digest,
             "updates": updates,
         }
+        if precision != "fp32":
+            self.fingerprint["precision"] = precision
 
     def clip(self, frames: Iterable[Frame], direction: str = "forward") -> Iterator[Any]:
-        """See `vsodpipe.flows.Engine.clip`."""
-        return pairwise(self._flow, frames, direction, least=LEAST_SIDE, multiple=8)
+        """See `vsodpipe.flows.Engine.clip`. Reads `batch` frames ahead of the flow it yields."""
+        check_direction(direction)
+        return self._clip(frames, direction)
 
-    def _flow(self, source: Frame, target: Frame) -> Flow:
-        with torch.inference_mode():
-            pair = [self._picture(frame) for frame in (source, target)]
-            flow = self._network(*pair, num_flow_updates=self._updates)[-1]
-            # The volume (5.6 GB at 1080p) must be gone before the next pair's is made.
-            self._network.corr_block.corr_pyramid = []
-            return flow[0].permute(1, 2, 0).cpu().numpy()
+    def _clip(self, frames: Iterable[Frame], direction: str) -> Iterator[Any]:
+        volume: Volume | None = None
+        before: Encoded | None = None
+        pairs: list[tuple[Encoded, Encoded]] = []
+        window = (slice(0), slice(0))
+        for frame in checked(frames):
+            picture, window = padded(frame, LEAST_SIDE, SCALE)
+            after = self._encode(picture)
+            if before is not None:
+                pairs.append((before, after))
+            before = after
+            if len(pairs) == self._batch:
+                volume = volume or self._network.volume(self._batch, after)
+                yield from self._flows(pairs, volume, direction, window)
+                pairs = []
+        if pairs:
+            volume = volume or self._network.volume(len(pairs), pairs[0][0])
+            yield from self._flows(pairs, volume, direction, window)
 
-    def _picture(self, frame: Frame) -> torch.Tensor:
-        """Return (1, 3, H, W) in -1..1, as torchvision's and princeton's networks expect it."""
-        picture = torch.from_numpy(frame).to(self._device).permute(2, 0, 1)[None]
-        return picture.float() / 255 * 2 - 1
+    # Not on the generators: between two flows, their caller would be in inference mode too.
+    @torch.inference_mode()
+    def _encode(self, picture: Frame) -> Encoded:
+        tensor = torch.from_numpy(picture).to(self._device).permute(2, 0, 1)[None]
+        # To -1..1, as torchvision's and princeton's networks expect it.
+        return self._network.encode(tensor.float() / 255 * 2 - 1)
+
+    @torch.inference_mode()
+    def _flows(
+        self,
+        pairs: list[tuple[Encoded, Encoded]],
+        volume: Volume,
+        direction: str,
+        window: tuple[slice, slice],
+    ) -> list[Any]:
+        """Return what `clip` yields for `pairs`."""
+        found: list[list[Flow]] = []
+        if direction == "backward":
+            pairs = [(after, before) for before, after in pairs]
+        volume.fill(pairs)
+        for way in range(2 if direction == "both" else 1):
+            if way == 1:
+                volume.turn(pairs)
+            sources = [pair[way] for pair in pairs]
+            flows = self._network.flow(sources, volume, self._updates)
+            arrays = flows.permute(0, 2, 3, 1).cpu().numpy()
+            found.append([cropped(flow, window) for flow in arrays])
+        return list(zip(*found, strict=True)) if direction == "both" else found[0]
 
 
 def create(
-    name: str, *, weights: str | Path | None = None, device: str = "cpu", updates: int = 20
+    name: str,
+    *,
+    weights: Weights | None = None,
+    device: str = "cpu",
+    updates: int = 20,
+    batch: int = 1,
+    precision: str = "fp32",
 ) -> Engine:
-    """Return the engine; `updates` is how often the network refines its flow."""
-    return Raft(name, weights, device, updates)
+    """Return the engine.
+
+    `updates` is how often the network refines its flow, `batch` how many pairs it works on at
+    once (a GPU's matter: on a CPU it gains nothing). `precision` is that of the convolutions:
+    `fp32`, `bf16`, `fp16`, or `auto` for the best that the `device` computes fast.
+    """
+    return Raft(name, weights, device, updates, batch, precision)
 
 
-def _find(name: str, weights: str | Path | None) -> tuple[Path, str, str]:
+def _check_count(name: str, option: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} {option}: expected a whole number from 1, got {value!r}.")
+
+
+def _precision(precision: str, device: str) -> str:
+    """Return `precision`, `auto` resolved for the `device`."""
+    if precision == "auto":
+        if torch.device(device).type != "cuda":
+            return "fp32"  # without matrix units bf16 is four times as slow
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision not in PRECISIONS:
+        raise unknown("raft precision", str(precision), [*PRECISIONS, "auto"])
+    return precision
+
+
+def _find(name: str, weights: Weights | None) -> tuple[dict[str, torch.Tensor], str, str, str]:
+    """Return the state dict that `weights` mean, where it is from, its id and its SHA-256."""
+    if isinstance(weights, Mapping):
+        state = _state(name, weights, "a state dict")
+        return state, "a state dict", "state dict", _digest(state)
+    file, identity, digest = _file(name, weights)
+    return _read(name, file), str(file), identity, digest
+
+
+def _digest(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(state.items()):
+        array = tensor.detach().cpu().float().contiguous().numpy()
+        digest.update(f"{key} {array.shape};".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _file(name: str, weights: str | Path | None) -> tuple[Path, str, str]:
     """Return the file of the `weights`, their id and their SHA-256."""
     records = type(_RECORDS[name])
     weights = _RECORDS[name].name if weights is None else str(weights)
@@ -160,10 +261,9 @@ def _wait_for_answer(url: str) -> None:
         raise failure[0]
 
 
-def _network(name: str, file: Path) -> RAFT:
-    """Return the network `name` with the state dict in `file`, ready to infer."""
+def _network(name: str, state: dict[str, torch.Tensor], source: str) -> RAFT:
+    """Return the network `name` with the `state` dict from `source`, ready to infer."""
     network = _NETWORKS[name]()
-    state = _read(name, file)
     expected = network.state_dict()
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unexpected:
@@ -171,15 +271,21 @@ def _network(name: str, file: Path) -> RAFT:
         with torch.device("meta"):
             fits = _NETWORKS[other]().state_dict().keys()
         hint = f" They are weights of {other}: --engine {other}." if fits == state.keys() else ""
+        examples = "; ".join(
+            f"{kind}: {min(keys)}"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        )
         raise WeightsError(
-            f"{name} weights: expected the {len(expected)} tensors of the network, got "
-            f"{len(missing)} missing and {len(unexpected)} unexpected ({file}).{hint}"
+            f"{name} weights: expected the {len(expected)} tensors of the network, under the keys "
+            f"of torchvision or of princeton's RAFT, got {len(missing)} missing and "
+            f"{len(unexpected)} unexpected ({examples}; {source}).{hint}"
         )
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise WeightsError(
                 f"{name} weights: expected {key} of shape {tuple(expected[key].shape)}, got "
-                f"{tuple(tensor.shape)} ({file})."
+                f"{tuple(tensor.shape)} ({source})."
             )
     network.load_state_dict(state)
     return network.eval()
@@ -187,17 +293,26 @@ def _network(name: str, file: Path) -> RAFT:
 
 def _read(name: str, file: Path) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for a bad file
         raise WeightsError(
             f"{name} weights: expected a state dict saved by torch.save, got something that "
             f"torch.load does not read as plain tensors ({file}: {type(error).__name__})."
         ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in state.values()
+    return _state(name, saved, str(file))
+
+
+def _state(name: str, saved: object, source: str) -> dict[str, torch.Tensor]:
+    """Return the state dict in what was `saved`, under torchvision's keys as far as known."""
+    if isinstance(saved, Mapping) and isinstance(saved.get("state_dict"), Mapping):
+        saved = saved["state_dict"]
+    if not isinstance(saved, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in saved.values()
     ):
         raise WeightsError(
-            f"{name} weights: expected a state dict of tensors only, got {type(state).__name__} "
-            f"({file}). A training checkpoint holds it under a key such as 'model'."
+            f"{name} weights: expected a state dict of tensors only, got {type(saved).__name__} "
+            f"({source}). A training checkpoint holds it under a key such as 'model'."
         )
-    return state
+    # DataParallel, in which princeton's were saved, puts its own name before every key.
+    state = {str(key).removeprefix("module."): tensor for key, tensor in saved.items()}
+    return translated(state) or state

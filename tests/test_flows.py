@@ -1,4 +1,4 @@
-"""The contract of every flow engine, then what is particular to DIS and to RAFT."""
+"""The contract of every flow engine, then what is particular to DIS and to RAFT's weights."""
 
 import json
 import subprocess
@@ -88,8 +88,9 @@ def test_directions_agree(engine: flows.Engine) -> None:
         (swapped,) = engine.clip([clip[t + 1], clip[t]])
         np.testing.assert_array_equal(backward[t], swapped)
     for t, both in enumerate(engine.clip(clip, "both")):
-        np.testing.assert_array_equal(both[0], forward[t])
-        np.testing.assert_array_equal(both[1], backward[t])
+        # Not to the bit: RAFT takes the backward correlation from the forward one.
+        np.testing.assert_allclose(both[0], forward[t], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(both[1], backward[t], rtol=0, atol=1e-3)
 
 
 def test_frames_are_read_as_needed(engine: flows.Engine) -> None:
@@ -260,33 +261,7 @@ def test_dis_preset_decides_the_fingerprint() -> None:
         flows.create("dis", preset="slow")
 
 
-# RAFT
-
-
-@pytest.mark.parametrize("name", RAFT)
-@pytest.mark.parametrize(
-    ("size", "borders"),  # borders: left, right, top, bottom
-    [((128, 136), (0, 0, 0, 0)), ((131, 150), (1, 1, 2, 3)), ((40, 136), (0, 0, 44, 44))],
-)
-def test_raft_equals_torchvision(
-    name: str,
-    size: tuple[int, int],
-    borders: tuple[int, int, int, int],
-    weights: dict[str, Path],
-) -> None:
-    """Equal to the bit: the same operations, on pictures padded by hand."""
-    clip = made_clip(2, *size, step=(3, 2))
-    (flow,) = flows.create(name, weights=weights[name], updates=3).clip(clip)
-    network = getattr(optical_flow, name)(weights=None).eval()
-    network.load_state_dict(torch.load(weights[name]))
-    pictures = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in clip]
-    pictures = list(optical_flow.Raft_Small_Weights.C_T_V2.transforms()(*pictures))
-    padded = [torch.nn.functional.pad(p, borders, mode="replicate") for p in pictures]
-    with torch.inference_mode():
-        whole = network(*padded, num_flow_updates=3)[-1][0].permute(1, 2, 0).numpy()
-    left, _, top, _ = borders
-    expected = whole[top : top + size[0], left : left + size[1]]
-    np.testing.assert_array_equal(flow, expected)
+# RAFT: options and weights (its flow is in test_raft.py)
 
 
 def test_raft_fingerprint_tells_all_that_decides(weights: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,273 @@
+"""RAFT over a clip: torchvision's network, with nothing computed twice and nothing unused.
+
+    network = StreamingRaft(torchvision_network, torch.float32)
+    before, after = network.encode(picture0), network.encode(picture1)  # each frame once
+    volume = network.volume(1, before)
+    volume.fill([(before, after)])
+    flow = network.flow([before], volume, updates=20)
+
+What differs from `torchvision.models.optical_flow.RAFT`, and by rounding only: a frame's features
+serve every pair it is in; levels 1 to 3 of the correlation pyramid are products with pooled
+features (pooling is linear) instead of a pooled volume; the share of the context in the recurrent
+block, which no update changes, is computed once; only the last flow is upsampled.
+
+Letters in shapes: B pairs, C channels, h w rows and columns of the features (an eighth of the
+picture's), n = h * w, k a window's 2 * radius + 1. Coordinates and flow are (x, y) in pixels of
+the features, up to the last step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.optical_flow import RAFT
+from torchvision.models.optical_flow.raft import ConvGRU, FeatureEncoder
+
+SCALE = 8
+"""Pixels of the picture in one of the features."""
+
+
+@dataclass
+class Context:
+    """What a frame brings to the flow that starts from it."""
+
+    hidden: Tensor
+    """First state of the recurrent block, (1, C, h, w)."""
+    shares: list[Tensor]
+    """The context's part of each recurrent unit's z, r and q before activation, (1, 3C, h, w)."""
+
+
+@dataclass
+class Encoded:
+    """A frame as the network sees it. Built by `StreamingRaft.encode`."""
+
+    picture: Tensor | None
+    """(1, 3, H, W), until it is known whether the context is needed, and computed."""
+    size: tuple[int, int]
+    """h and w."""
+    levels: list[Tensor]
+    """Features in float32, then pooled by 2, 4 and 8: (n, C), (n / 4, C), ..."""
+    context: Context | None = None
+
+
+class StreamingRaft:
+    """The network's parts, rearranged. Takes the `network` over: it is of no use after.
+
+    `dtype` is that of the convolutions; correlation, coordinates and flow are float32.
+    """
+
+    def __init__(self, network: RAFT, dtype: torch.dtype) -> None:
+        _rearrange_norms(network.feature_encoder)
+        _fold_norms(network.context_encoder)
+        network.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+        self._network = network
+        self._dtype = dtype
+        block = network.update_block
+        self._hidden_size: int = block.hidden_state_size
+        context_size = network.context_encoder.output_dim - self._hidden_size
+        units = [unit for unit in block.recurrent_block.children() if isinstance(unit, ConvGRU)]
+        self._units = [_Unit(unit, self._hidden_size, context_size) for unit in units]
+
+    def encode(self, picture: Tensor) -> Encoded:
+        """Return the features of a `picture`, (1, 3, H, W) in -1..1; H and W divide by 8."""
+        picture = picture.to(self._dtype, memory_format=torch.channels_last)
+        features = self._network.feature_encoder(picture).float()
+        # Half of the product's 1 / sqrt(C), on either side.
+        features *= features.shape[1] ** -0.25
+        size = (features.shape[2], features.shape[3])
+        levels = [features]
+        for _ in range(self._network.corr_block.num_levels - 1):
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        return Encoded(picture, size, [level[0].flatten(1).t() for level in levels])
+
+    def volume(self, pairs: int, like: Encoded) -> "Volume":
+        """Return room for the correlation of that many pairs of frames of one size."""
+        corr_block = self._network.corr_block
+        return Volume(pairs, like.size, corr_block.num_levels, corr_block.radius, like.levels[0])
+
+    def flow(self, sources: Sequence[Encoded], volume: "Volume", updates: int) -> Tensor:
+        """Return the flow that starts from `sources`, (B, 2, H, W) in pixels, float32.
+
+        `volume` is filled with their pairs.
+        """
+        contexts = [self._context(source) for source in sources]
+        hidden = _cat([context.hidden for context in contexts])
+        shares = [_cat(list(unit)) for unit in zip(*(c.shares for c in contexts), strict=True)]
+        block = self._network.update_block
+        start = _grid(sources[0].size, hidden.device).expand(len(sources), -1, -1, -1)
+        flow = torch.zeros_like(start)
+        for _ in range(updates):
+            correlation = volume.lookup(start + flow).to(self._dtype)
+            motion = block.motion_encoder(_channels_last(flow.to(self._dtype)), correlation)
+            for unit, share in zip(self._units, shares, strict=True):
+                hidden = unit(hidden, motion, share)
+            flow = flow + block.flow_head(hidden).float()
+        return self._upsampled(flow, hidden)
+
+    def _context(self, frame: Encoded) -> Context:
+        if frame.context is None:
+            assert frame.picture is not None
+            out = self._network.context_encoder(frame.picture)
+            hidden = torch.tanh(out[:, : self._hidden_size])
+            context = F.relu(out[:, self._hidden_size :])
+            frame.context = Context(hidden, [unit.share(context) for unit in self._units])
+            frame.picture = None
+        return frame.context
+
+    def _upsampled(self, flow: Tensor, hidden: Tensor) -> Tensor:
+        """Return `flow` in pixels of the picture: by the learned mask (large) or bilinear."""
+        flow = flow * SCALE
+        batch, _, h, w = flow.shape
+        if self._network.mask_predictor is None:
+            size = (h * SCALE, w * SCALE)
+            return F.interpolate(flow, size=size, mode="bilinear", align_corners=True)
+        mask = self._network.mask_predictor(hidden).float()
+        # Channel by channel as in torchvision's upsample_flow: (9, 8, 8) weights for a pixel.
+        mask = mask.reshape(batch, 1, 9, SCALE * SCALE, h * w).softmax(2)
+        window = F.unfold(flow.contiguous(), 3, padding=1).view(batch, 2, 9, 1, h * w)
+        fine = (mask * window).sum(2).view(batch, 2, SCALE, SCALE, h, w)
+        return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, h * SCALE, w * SCALE)
+
+
+class Volume:
+    """The correlation of every pixel of one frame with every pixel of another, for B pairs.
+
+    One buffer for a whole clip: (B, n, n) and its three pooled levels, 220 MB a pair at 480p and
+    5.6 GB at 1080p, so never allocated anew for each pair.
+    """
+
+    def __init__(
+        self, pairs: int, size: tuple[int, int], levels: int, radius: int, like: Tensor
+    ) -> None:
+        self._sizes = [(size[0] >> level, size[1] >> level) for level in range(levels)]
+        n = size[0] * size[1]
+        self._levels = [like.new_empty(pairs, n, h * w) for h, w in self._sizes]
+        steps = torch.arange(-radius, radius + 1, dtype=torch.float32, device=like.device)
+        # x varies along the first axis of the window, as in torchvision's index_pyramid.
+        offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij")).flatten(1)
+        # Pixels of each level in the -1..1 of grid_sample, (2, 1). Made here, not in every lookup:
+        # each would be a copy to the device that the device waits for.
+        self._pixels = [like.new_tensor([[2 / (w - 1)], [2 / (h - 1)]]) for h, w in self._sizes]
+        self._offsets = [offsets * pixel for pixel in self._pixels]
+        self._window = 2 * radius + 1
+
+    def fill(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
+        """Correlate each pair's (source, target)."""
+        for number, (source, target) in enumerate(pairs):
+            for level, features in zip(self._levels, target.levels, strict=True):
+                torch.mm(source.levels[0], features.t(), out=level[number])
+
+    def turn(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
+        """Make the volume of `pairs` that of the swapped ones: from each target to its source."""
+        for number, (source, target) in enumerate(pairs):
+            _transpose(self._levels[0][number])
+            for level, features in zip(self._levels[1:], source.levels[1:], strict=True):
+                torch.mm(target.levels[0], features.t(), out=level[number])
+
+    def lookup(self, centres: Tensor) -> Tensor:
+        """Return the windows around `centres`, (B, 2, h, w), as (B, levels * k * k, h, w)."""
+        batch, _, h, w = centres.shape
+        centres = centres.permute(0, 2, 3, 1).reshape(-1, 2, 1)
+        found = []
+        for number, level in enumerate(self._levels):
+            # Centres and offsets are normalised each by themselves: all windows are alike.
+            grid = centres * (self._pixels[number] / 2**number) - 1 + self._offsets[number]
+            # (B * n, 2, k * k) seen as (B * n, k, k, 2): planes of x and y need no shuffling.
+            grid = grid.unflatten(2, (self._window, self._window)).permute(0, 2, 3, 1)
+            planes = level[:batch].view(-1, 1, *self._sizes[number])
+            windows = F.grid_sample(planes, grid, align_corners=True)
+            found.append(windows.view(batch, h, w, -1))
+        return torch.cat(found, -1).permute(0, 3, 1, 2)
+
+
+class _Unit:
+    """A ConvGRU whose convolutions are split by input: state and motion, and the context apart."""
+
+    def __init__(self, unit: ConvGRU, hidden_size: int, context_size: int) -> None:
+        gates = (unit.convz, unit.convr, unit.convq)
+        # The input's channels are the state, the context, the motion.
+        context = slice(hidden_size, hidden_size + context_size)
+        moving = [
+            torch.cat([gate.weight[:, : context.start], gate.weight[:, context.stop :]], 1)
+            for gate in gates
+        ]
+        self._share = _channels_last(torch.cat([gate.weight[:, context] for gate in gates]))
+        self._bias = torch.cat([gate.bias for gate in gates])
+        self._zr, self._q = _channels_last(torch.cat(moving[:2])), _channels_last(moving[2])
+        self._padding = unit.convz.padding
+        self._hidden_size = hidden_size
+
+    def share(self, context: Tensor) -> Tensor:
+        """Return what `context` adds to z, r and q, (1, 3C, h, w)."""
+        return F.conv2d(context, self._share, self._bias, padding=self._padding)
+
+    def __call__(self, hidden: Tensor, motion: Tensor, share: Tensor) -> Tensor:
+        both = 2 * self._hidden_size
+        zr = F.conv2d(torch.cat([hidden, motion], 1), self._zr, padding=self._padding)
+        z, r = zr.add_(share[:, :both]).sigmoid_().chunk(2, 1)
+        q = F.conv2d(torch.cat([r * hidden, motion], 1), self._q, padding=self._padding)
+        return torch.lerp(hidden, q.add_(share[:, both:]).tanh_(), z)
+
+
+class _FrameNorm(nn.Module):
+    """Instance norm of a batch of one, without parameters.
+
+    It is batch norm with the batch's statistics, whose kernel for channels_last is five times as
+    fast on a CPU.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) == 1
+        return F.batch_norm(x, None, None, training=True, eps=self._eps)
+
+
+def _rearrange_norms(encoder: FeatureEncoder) -> None:
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.InstanceNorm2d):
+                setattr(module, name, _FrameNorm(child.eps))
+
+
+def _fold_norms(encoder: FeatureEncoder) -> None:
+    """Fold batch norm into the convolutions before it (raft_small's context has none)."""
+    for module in list(encoder.modules()):
+        if isinstance(module, nn.Sequential):
+            for first in range(len(module) - 1):
+                convolution, norm = module[first], module[first + 1]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[first] = fuse_conv_bn_eval(convolution, norm)
+                    module[first + 1] = nn.Identity()
+
+
+def _transpose(square: Tensor, block: int = 256) -> None:
+    """Transpose a (n, n) matrix in place, block by block: a second one might not fit."""
+    n = len(square)
+    for top in range(0, n, block):
+        rows = slice(top, top + block)
+        square[rows, rows] = square[rows, rows].t().clone()
+        for left in range(top + block, n, block):
+            columns = slice(left, left + block)
+            above = square[rows, columns].clone()
+            square[rows, columns] = square[columns, rows].t()
+            square[columns, rows] = above.t()
+
+
+def _grid(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return each pixel's (x, y), (1, 2, h, w)."""
+    rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in size)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))[None]
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
