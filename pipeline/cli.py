@@ -374,12 +374,7 @@ def demo(
         _print_json(vars(result))
         return
     Console().print(evaluate.table("DEMO_test (made clips)", result.scores, "method"))
-    typer.echo(
-        f"Flow (dis): {result.end_point_error:.2f} px mean end-point error against the exact flow, "
-        f"which is {result.motion:.2f} px long on average."
-    )
-    for what, path in result.written.items():
-        typer.echo(f"  {what}: {path}")
+    typer.echo(tour.describe(result))
     reporter.say(f"Done in {time.monotonic() - started:.0f} s. Next: vsodpipe import --help")
 
 

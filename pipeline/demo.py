@@ -92,6 +92,15 @@ def run(out: Path, reporter: Reporter) -> Result:
     return Result({m: s["total"] for m, s in scores.items()}, error, motion, written)
 
 
+def describe(result: Result) -> str:
+    """Return what follows the table of scores, for people."""
+    error, motion = result.end_point_error, result.motion
+    lines = [
+        f"Flow (dis): {error:.2f} px mean end-point error; the exact flow is {motion:.2f} px long."
+    ]
+    return "\n".join([*lines, *(f"  {what}: {path}" for what, path in result.written.items())])
+
+
 def _prepare(out: Path) -> None:
     if out.exists() and not (out / MARK).is_file():
         if not out.is_dir() or any(out.iterdir()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,7 +20,7 @@ class Stop:
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping(say: Callable[[str], None]) -> Iterator[Stop]:
     """Yield a Stop that the first signal sets; the second one interrupts at once, as usual."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -35,6 +35,7 @@ def stopping() -> Iterator[Stop]:
     def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         restore()
+        say("stopping after this step, with everything saved (Ctrl-C again: at once)")
 
     for number in SIGNALS:
         signal.signal(number, request)
@@ -42,3 +43,8 @@ def stopping() -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def ignore_interrupt(_: int) -> None:
+    """Let a loader's worker (its number is the argument) leave Ctrl-C to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

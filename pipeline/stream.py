@@ -18,6 +18,7 @@ from vsodpipe import media, sampling, transforms
 from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.manifest import Source, Split
 from vsodpipe.recipe import Stage
+from vsodpipe.signals import ignore_interrupt
 from vsodpipe.store import Store
 
 Sample = dict[str, Any]
@@ -172,6 +173,7 @@ def loader(clips: Clips, epoch: int, start: int, workers: int) -> Iterator[Sampl
         batch_sampler=list(clips.batches(epoch, start)),
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=ignore_interrupt,
         pin_memory=torch.cuda.is_available(),
     )
     for batch in batches:

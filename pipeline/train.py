@@ -103,7 +103,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
         state.restore(saved.training)
         runs.cut_events(job.run, [stage.name for stage in job.stages], position)
     else:  # the initial weights are kept, so that even a run killed in its first step continues
-        _save(job, Position(), state, origin)
+        _save(job, job.stages[0], Position(), state, origin)
         runs.start(job, origin)
     for number in range(position.stage, len(job.stages)):
         stage, (here, lacking) = job.stages[number], used[number]
@@ -118,7 +118,6 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
             if not resume and state.steps == 0 and number == 0:
                 media.remove(job.run)
             raise
-        media.write_bytes(job.last.with_name(f"{stage.name}.pt"), job.last.read_bytes())
     return job.last
 
 
@@ -182,8 +181,10 @@ class _State:
             self.scaler.load_state_dict(training["scaler"])
 
 
-def _save(job: Job, position: Position, state: _State, origin: dict[str, Any]) -> None:
-    """Write last.pt. At the end of a stage `position` is the next stage's start."""
+def _save(
+    job: Job, stage: Stage, position: Position, state: _State, origin: dict[str, Any]
+) -> None:
+    """Write last.pt, and STAGE.pt when `position` is the start of the stage after `stage`."""
     begins = position.epoch == 0 and position.step == 0
     optimiser = make_optimiser(state.network, Optim()) if begins else state.optimiser
     training = {
@@ -191,8 +192,9 @@ def _save(job: Job, position: Position, state: _State, origin: dict[str, Any]) -
         "optimiser": optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    stage = job.stages[min(position.stage, len(job.stages) - 1)]
     checkpoint.save(job.last, job.model, stage, state.network, training, origin)
+    if position.stage > job.stages.index(stage):
+        media.write_bytes(job.last.with_name(f"{stage.name}.pt"), job.last.read_bytes())
 
 
 def _run_stage(
@@ -209,7 +211,7 @@ def _run_stage(
     with (
         reporter.task(f"train {job.model} {stage.name}", total, "step", done) as counter,
         open(job.run / "events.jsonl", "a", encoding="utf-8") as events,
-        stopping() as stop,
+        stopping(reporter.say) as stop,
     ):
         for epoch in range(position.epoch, stage.epochs):
             start = position.step if epoch == position.epoch else 0
@@ -222,7 +224,8 @@ def _run_stage(
                 due = stop.requested or time.monotonic() - saved_at > SAVE_SECONDS
                 if due or step + 1 == steps:
                     events.flush()
-                    _save(job, _following(position.stage, epoch, step, steps, stage), state, origin)
+                    following = _following(position.stage, epoch, step, steps, stage)
+                    _save(job, stage, following, state, origin)
                     saved_at = time.monotonic()
                 if stop.requested:
                     raise KeyboardInterrupt

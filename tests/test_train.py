@@ -150,6 +150,23 @@ def test_a_signal_saves_and_stops_after_the_step(
     assert losses(run) == losses(tmp_path / "whole"), "rows that were not saved are cut"
 
 
+def test_a_signal_in_the_last_step_of_a_stage_keeps_its_checkpoint(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = train._step
+
+    def signalled(*arguments: object) -> float:
+        loss = real(*arguments)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(train, "_step", signalled)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(job(source, run, "steps_per_epoch=1"), Reporter(quiet=True))
+    assert (run / "checkpoints" / "debug.pt").is_file()
+
+
 def test_two_runs_never_share_a_folder(source: Source, tmp_path: Path) -> None:
     quiet = Reporter(quiet=True)
     train.train(job(source, tmp_path / "run"), quiet)
@@ -209,6 +226,9 @@ def test_stages_hand_their_weights_on(source: Source, tmp_path: Path) -> None:
     before, after = (
         weights(tmp_path / "run" / "checkpoints" / f"{name}.pt") for name in ("debug", "second")
     )
+    for name in ("debug", "second"):
+        file = tmp_path / "run" / "checkpoints" / f"{name}.pt"
+        assert checkpoint.read(file, "dbsnet").stage.name == name
     trained = [key for key in before if key.endswith(("weight", "bias"))]
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in trained)
 
