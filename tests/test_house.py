@@ -32,6 +32,8 @@ ROOMS = [
     ["stream", "runs"],
     ["flow_job", "pack", "train", "predict", "evaluate"],
     ["demo"],
+    ["cli_app"],
+    ["cli_data", "cli_models"],
     ["cli"],
     ["__main__"],
 ]

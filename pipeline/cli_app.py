@@ -1,0 +1,52 @@
+"""The application that the commands are registered with, and the options that they share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vsodpipe import __version__
+
+app = typer.Typer(
+    name="vsodpipe",
+    help="From raw videos to scores: flow, manifests, stores, training, saliency maps, evaluation.",
+    epilog="First time here? Run: vsodpipe demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data root [default: $VSODPIPE_DATA or ./datasets]."),
+]
+ManifestOption = Annotated[
+    Path, typer.Option("--manifest", help="Manifest written by `vsodpipe manifest`.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the result of a command for a script, on stdout."""
+    typer.echo(json.dumps(value, indent=1, default=str))

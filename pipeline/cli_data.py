@@ -1,0 +1,182 @@
+"""Commands that turn raw videos into flow, manifests and stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vsodpipe.cli_app import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    app,
+    print_json,
+)
+from vsodpipe.errors import UsageError
+from vsodpipe.progress import Reporter
+
+
+@app.command("import", epilog="Example: vsodpipe import davis ~/Downloads/DAVIS")
+def import_(
+    name: Annotated[str, typer.Argument(help="Card of the data set, such as davis.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the unpacked official download.")],
+    data: DataOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring an official download into the data root, checked, by links where possible."""
+    from vsodpipe import catalogue, importer
+
+    reporter = Reporter(quiet)
+    root = catalogue.data_root(data)
+    done = importer.import_dataset(name, source, root, reporter, force=force)
+    for split in done:
+        reporter.say(f"{split.folder}: {split.videos} videos, {split.frames} frames")
+        for note in split.notes:
+            reporter.say(f"  note: {note}")
+    card = catalogue.cards()[name]
+    reporter.say(f"{card.title} ({card.terms}). Please cite: {card.citation}.")
+    reporter.say(f"Next: vsodpipe flow {done[0].dataset}")
+    if as_json:
+        print_json({s.dataset: {"videos": s.videos, "frames": s.frames} for s in done})
+
+
+@app.command(epilog="Example: vsodpipe flow DAVIS_train --engine dis")
+def flow(
+    name: Annotated[str, typer.Argument(help="Data set, folder of frames or video file.")],
+    engine: Annotated[
+        str, typer.Option(help="raft_large, raft_small (RAFT) or dis (OpenCV, no weights).")
+    ] = "raft_large",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="RAFT weights: a file, or a torchvision record such as C_T_V1."),
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="RAFT updates of every pair [default: 20].")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="dis: ultrafast, fast or medium [default: medium].")
+    ] = None,
+    tail: Annotated[
+        str,
+        typer.Option(
+            help="Last frame's flow: backward (to the one before it), repeat, zero, none."
+        ),
+    ] = "backward",
+    colour: Annotated[
+        str, typer.Option(help="Colour wheel: frame (each frame's largest motion) or radius:N px.")
+    ] = "frame",
+    out: Annotated[
+        Path | None, typer.Option(help="Write here instead of beside the frames.")
+    ] = None,
+    device: DeviceOption = "auto",
+    data: DataOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compute optical flow for every frame, as colour pictures with a record of how."""
+    from vsodpipe import catalogue, flow_job, flows
+
+    reporter = Reporter(quiet)
+    options = flow_job.Options(tail=tail, colour=colour)  # type: ignore[arg-type]
+    dataset = catalogue.find(name, catalogue.data_root(data))
+    if out is not None:
+        dataset = flow_job.elsewhere(dataset, out)
+    chosen = {"weights": weights, "updates": updates, "preset": preset}
+    settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    if "device" in flows.options(engine):
+        from vsodpipe.devices import resolve  # imports torch, which `dis` does without
+
+        settings["device"] = resolve(device)
+    elif device not in ("auto", "cpu"):
+        raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
+    summary = flow_job.compute(
+        dataset, flows.create(engine, **settings), options, reporter, force=force
+    )
+    kept = f", {summary.kept} videos were done before" if summary.kept else ""
+    reporter.say(f"{summary.frames} frames of {summary.videos} videos{kept}")
+    reporter.say(f"Flow is in {summary.folders[0]}" + (" ..." if summary.videos > 1 else ""))
+    if dataset.name in catalogue.present(catalogue.data_root(data)):
+        reporter.say("Next: vsodpipe manifest")
+    if as_json:
+        print_json({"dataset": dataset.name, **vars(summary)})
+
+
+@app.command(epilog="Example: vsodpipe manifest DAVIS_train DAVIS_test")
+def manifest(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets or groups [default: all that are there].")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the manifests.")] = Path("manifests"),
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write manifests (JSON and txt) of the data sets in the data root, after checking them."""
+    from vsodpipe import catalogue
+    from vsodpipe import manifest as manifests
+
+    reporter = Reporter(quiet)
+    root = catalogue.data_root(data)
+    written: dict[str, list[Path]] = {}
+    for made in manifests.build(names or [], root, out, reporter).values():
+        written[made.name] = manifests.write(made, out, root)
+        for split in made.datasets:
+            kind = "no flow" if split.flow is None else f"flow {split.flow['fingerprint']}"
+            count = f"{len(split.videos)} videos, {split.frames} frames"
+            reporter.say(f"{split.dataset}: {count}, {kind}")
+        reporter.say(f"wrote {', '.join(map(str, written[made.name]))}")
+        if any(split.flow is None for split in made.datasets):
+            lacking = next(split.dataset for split in made.datasets if split.flow is None)
+            reporter.warn(f"{lacking} has no flow yet. Run: vsodpipe flow {lacking}")
+    if as_json:
+        print_json(written)
+
+
+@app.command(epilog="Example: vsodpipe pack DAVIS_train --size 384x640")
+def pack(
+    name: Annotated[str, typer.Argument(help="Data set of the data root.")],
+    size: Annotated[
+        str, typer.Option(help="Stored size in pixels: N, HEIGHTxWIDTH or native.")
+    ] = "384",
+    out: Annotated[
+        Path | None, typer.Option(help="Store [default: DATA/NAME.zarr, which training finds].")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="local:N processes, or tcp://... of a dask scheduler.")
+    ] = None,
+    data: DataOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pack frames, masks and flow of a data set into a chunked zarr store at training size."""
+    from vsodpipe import catalogue
+    from vsodpipe import manifest as manifests
+    from vsodpipe import pack as packer
+
+    reporter = Reporter(quiet)
+    root = catalogue.data_root(data)
+    split = manifests.split_of(catalogue.find(name, root), root, reporter)
+    target = out if out is not None else root / f"{split.dataset}.zarr"
+    stored = packer.parse_size(size, split)
+    done = packer.pack(
+        split, str(root.resolve()), target, stored, reporter, where=cluster, force=force
+    )
+    if split.flow is None:
+        reporter.warn(f"{name} has no flow, and so has its store. Run: vsodpipe flow {name}")
+    megabytes = done.bytes / 2**20
+    kept = " (there already, of the same files)" if done.kept else ""
+    reporter.say(
+        f"{done.path}: {done.frames} frames at {stored[1]}x{stored[0]}, {megabytes:.0f} MB in "
+        f"{done.shards} shards an array{kept}"
+    )
+    reporter.say("Next: vsodpipe train dbsnet --manifest MANIFEST --set data.source=store")
+    if as_json:
+        print_json(vars(done))
