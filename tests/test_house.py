@@ -30,6 +30,7 @@ ROOMS = [
     ["manifest", "importer"],
     ["store", "checkpoint"],
     ["stream", "runs"],
+    ["flow_video"],
     ["flow_job", "pack", "train", "predict", "evaluate"],
     ["demo"],
     ["cli_app"],
