@@ -5,13 +5,13 @@
 The numbers do not depend on the number of OpenCV's threads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cv2
 
 from vsodpipe.errors import unknown
-from vsodpipe.flows import Engine, Flow, Frame, pairwise
+from vsodpipe.flows import Engine, Flow, Frame, Plan, check_clip, pairwise, silent
 
 ENGINES = ("dis",)
 
@@ -24,6 +24,8 @@ PRESETS = {
 # Patches of 8 px on the finest level that the presets use, a quarter of the size. OpenCV refuses
 # smaller frames, or reads beyond them and kills the process (a height of 31 at a width of 100).
 LEAST_SIDE = 32
+
+_BYTES = 80  # of OpenCV's buffers for a pixel, measured with the preset that takes most
 
 
 class Dis:
@@ -39,8 +41,17 @@ class Dis:
             "preset": preset,
             "opencv": cv2.__version__,
         }
+        self.say: Callable[[str], None] = silent
 
-    def clip(self, frames: Iterable[Frame], direction: str = "forward") -> Iterator[Any]:
+    def plan(self, height: int, width: int, direction: str = "forward", gap: int = 1) -> Plan:
+        """See `vsodpipe.flows.Engine.plan`. Always fits: it grows with the pixels only."""
+        check_clip(direction, gap)
+        pixels = max(height, LEAST_SIDE) * max(width, LEAST_SIDE)
+        return Plan(1, "none", pixels * (_BYTES + 3 * (gap + 1)))
+
+    def clip(
+        self, frames: Iterable[Frame], direction: str = "forward", gap: int = 1
+    ) -> Iterator[Any]:
         """See `vsodpipe.flows.Engine.clip`."""
         # One per clip: the object keeps buffers, so two threads must not share it.
         # (Any: OpenCV's stubs do not know that calc takes None for "no flow to start from".)
@@ -50,7 +61,7 @@ class Dis:
             grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (source, target)]
             return dis.calc(grey[0], grey[1], None)
 
-        return pairwise(flow, frames, direction, least=LEAST_SIDE)
+        return pairwise(flow, frames, direction, gap, least=LEAST_SIDE)
 
 
 def create(name: str, *, preset: str = "medium") -> Engine:

@@ -4,51 +4,41 @@
 
 `weights` is the name of one of torchvision's records, or a file holding a state dict with
 torchvision's keys or princeton's (`raft-things.pth`), or such a state dict. The numbers are those
-of torchvision's network, called pair by pair, up to rounding; see `raft_stream` for the speed.
+of torchvision's network, called pair by pair, up to rounding; see `raft_stream` for the speed and
+`raft_memory` for what happens to frames that are large for the machine.
 """
 
-import hashlib
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
+import gc
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
-from torchvision.models.optical_flow import (
-    RAFT,
-    Raft_Large_Weights,
-    Raft_Small_Weights,
-    raft_large,
-    raft_small,
-)
 
-from vsodpipe.errors import UsageError, WeightsError, unknown
-from vsodpipe.flows import Engine, Flow, Frame, check_direction, checked, cropped, padded
-from vsodpipe.flows.princeton import translated
-from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft, Volume
+from vsodpipe.errors import UsageError, VsodpipeError, unknown
+from vsodpipe.flows import Engine, Flow, Frame, Plan, check_clip, checked, cropped, padded, silent
+from vsodpipe.flows.raft_memory import budget, check_memory, chosen, is_exhausted, needed, steps
+from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft
+from vsodpipe.flows.raft_volume import Correlation
+from vsodpipe.flows.raft_weights import Weights, find, network_of
 
 ENGINES = ("raft_large", "raft_small")
-
-_NETWORKS = {"raft_large": raft_large, "raft_small": raft_small}
-# Named here and not by torchvision's DEFAULT, which may become another record.
-_RECORDS = {
-    "raft_large": Raft_Large_Weights.C_T_SKHT_V2,
-    "raft_small": Raft_Small_Weights.C_T_V2,
-}
 
 # Below 16 feature pixels the last level of the correlation pyramid is a single one, which
 # torchvision refuses (it would give NaN).
 LEAST_SIDE = 128
 
-PATIENCE = 10.0
-"""Seconds within which a download has to begin."""
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-Weights = str | Path | Mapping[str, torch.Tensor]
+Pair = tuple[Encoded, Encoded]
+Result = TypeVar("Result")
 
 
 class Raft:
@@ -60,19 +50,34 @@ class Raft:
         weights: Weights | None,
         device: str,
         updates: int,
-        batch: int,
+        batch: int | None,
         precision: str,
+        memory: float | None,
+        compile: bool,
     ) -> None:
         _check_count(name, "updates", updates)
+        if batch is None:
+            batch = 4 if torch.device(device).type == "cuda" else 1
         _check_count(name, "batch", batch)
+        check_memory(memory)
         precision = _precision(precision, device)
-        state, source, identity, digest = _find(name, weights)
-        network = _network(name, state, source).to(device)
+        state, source, identity, digest = find(name, weights)
+        network = network_of(name, state, source).to(device)
         self._network = StreamingRaft(network, PRECISIONS[precision])
+        if compile:
+            self._network.compile()
+        self._name = name
         self._device = device
         self._updates = updates
         self._batch = batch
-        # Neither the device, torch's version nor the batch: they move the flow by rounding only.
+        self._precision = precision
+        self._memory = memory
+        self._said: set[tuple[str, str]] = set()
+        # By padded size: the steps that remain there, after others have run out of memory.
+        self._remaining: dict[tuple[int, int], list[tuple[int, str]]] = {}
+        self.say: Callable[[str], None] = silent
+        # Neither the device, torch's version nor the plan: they move the flow by rounding only,
+        # but for a half volume, whose thousandths of a pixel `raft_volume` tells and `say` too.
         self.fingerprint: dict[str, object] = {
             "engine": name,
             "weights": identity,
@@ -82,42 +87,81 @@ class Raft:
         if precision != "fp32":
             self.fingerprint["precision"] = precision
 
-    def clip(self, frames: Iterable[Frame], direction: str = "forward") -> Iterator[Any]:
-        """See `vsodpipe.flows.Engine.clip`. Reads `batch` frames ahead of the flow it yields."""
-        check_direction(direction)
-        return self._clip(frames, direction)
+    def plan(self, height: int, width: int, direction: str = "forward", gap: int = 1) -> Plan:
+        """See `vsodpipe.flows.Engine.plan`. By the memory that is free at this moment."""
+        check_clip(direction, gap)
+        sides = [max(LEAST_SIDE, side + -side % SCALE) for side in (height, width)]
+        return self._plan((sides[0], sides[1]), gap)
 
-    def _clip(self, frames: Iterable[Frame], direction: str) -> Iterator[Any]:
-        volume: Volume | None = None
-        before: Encoded | None = None
-        pairs: list[tuple[Encoded, Encoded]] = []
-        window = (slice(0), slice(0))
+    def _plan(self, size: tuple[int, int], gap: int) -> Plan:
+        """Return the plan for frames of a padded `size`."""
+
+        def cost(batch: int, volume: str) -> int:
+            item = PRECISIONS[self._precision].itemsize
+            return needed(self._name, *size, batch, volume, gap=gap, device=self._device, item=item)
+
+        options = self._remaining.get(size, steps(self._batch))
+        limit = budget(self._device, self._memory)
+        return chosen(options, cost, limit, f"{size[1]}x{size[0]}")
+
+    def clip(
+        self, frames: Iterable[Frame], direction: str = "forward", gap: int = 1
+    ) -> Iterator[Any]:
+        """See `vsodpipe.flows.Engine.clip`. Reads a batch of frames ahead of the flow it yields."""
+        check_clip(direction, gap)
+        return self._clip(frames, direction, gap)
+
+    def _clip(self, frames: Iterable[Frame], direction: str, gap: int) -> Iterator[Any]:
+        run: _Run | None = None
+        kept: deque[Encoded] = deque(maxlen=gap)
+        pairs: list[Pair] = []
         for frame in checked(frames):
             picture, window = padded(frame, LEAST_SIDE, SCALE)
-            after = self._encode(picture)
-            if before is not None:
-                pairs.append((before, after))
-            before = after
-            if len(pairs) == self._batch:
-                volume = volume or self._network.volume(self._batch, after)
-                yield from self._flows(pairs, volume, direction, window)
+            run = run or _Run(self, picture.shape[:2], window, direction, gap)
+            after = run.encode(picture)
+            if len(kept) == gap:
+                pairs.append((kept[0], after))
+            kept.append(after)
+            if len(pairs) >= run.batch:
+                yield from run.flows(pairs)
                 pairs = []
-        if pairs:
-            volume = volume or self._network.volume(len(pairs), pairs[0][0])
-            yield from self._flows(pairs, volume, direction, window)
+        if run and pairs:
+            yield from run.flows(pairs)
+
+    def _tell(self, size: tuple[int, int], message: str) -> None:
+        """Say the `message` unless it was said for frames of that `size`."""
+        if (str(size), message) not in self._said:
+            self._said.add((str(size), message))
+            self.say(f"{self._name}, {size[1]}x{size[0]}: {message}")
+
+    def _smaller(self, size: tuple[int, int], plan: Plan, gap: int, error: Exception) -> Plan:
+        """Return the plan after the one that ran out of memory with `error`."""
+        options = self._remaining.get(size, steps(self._batch))
+        left = options[options.index((plan.batch, plan.volume)) + 1 :]
+        if not left:
+            raise VsodpipeError(
+                f"optical flow of {size[1]}x{size[0]} frames: the memory ran out, with the least "
+                "that there is (1 pair, correlation on demand). Make the frames smaller "
+                "(--max-side N), free memory, or take an engine that needs little: --engine dis."
+            ) from error
+        self._remaining[size] = left
+        after = self._plan(size, gap)
+        self._tell(size, f"the memory ran out with {_words(plan)}; now {_words(after)}")
+        return after
 
     # Not on the generators: between two flows, their caller would be in inference mode too.
     @torch.inference_mode()
     def _encode(self, picture: Frame) -> Encoded:
         tensor = torch.from_numpy(picture).to(self._device).permute(2, 0, 1)[None]
-        # To -1..1, as torchvision's and princeton's networks expect it.
-        return self._network.encode(tensor.float() / 255 * 2 - 1)
+        with self._convolutions():
+            # To -1..1, as torchvision's and princeton's networks expect it.
+            return self._network.encode(tensor.float() / 255 * 2 - 1)
 
     @torch.inference_mode()
     def _flows(
         self,
-        pairs: list[tuple[Encoded, Encoded]],
-        volume: Volume,
+        pairs: list[Pair],
+        volume: Correlation,
         direction: str,
         window: tuple[slice, slice],
     ) -> list[Any]:
@@ -130,10 +174,91 @@ class Raft:
             if way == 1:
                 volume.turn(pairs)
             sources = [pair[way] for pair in pairs]
-            flows = self._network.flow(sources, volume, self._updates)
+            with self._convolutions():
+                flows = self._network.flow(sources, volume, self._updates)
             arrays = flows.permute(0, 2, 3, 1).cpu().numpy()
             found.append([cropped(flow, window) for flow in arrays])
         return list(zip(*found, strict=True)) if direction == "both" else found[0]
+
+    def _convolutions(self) -> AbstractContextManager[None]:
+        """Return the context in which convolutions have the precision that was asked for."""
+        if torch.device(self._device).type != "cuda":
+            return nullcontext()
+        # Torch's own default rounds float32 to TF32 in convolutions, and says so nowhere.
+        return torch.backends.cudnn.flags(
+            enabled=True,
+            benchmark=False,
+            deterministic=False,
+            allow_tf32=self._precision == "tf32",
+        )
+
+
+class _Run:
+    """One clip on its way: its plan and its volume, which become smaller when memory runs out."""
+
+    def __init__(
+        self,
+        engine: Raft,
+        size: tuple[int, int],
+        window: tuple[slice, slice],
+        direction: str,
+        gap: int,
+    ) -> None:
+        self._engine, self._size, self._window = engine, size, window
+        self._direction, self._gap = direction, gap
+        self._volume: Correlation | None = None
+        self._plan = engine._plan(size, gap)
+        if (self._plan.batch, self._plan.volume) != (engine._batch, "full"):
+            wish = needed(
+                engine._name,
+                *size,
+                engine._batch,
+                "full",
+                gap=gap,
+                device=engine._device,
+                item=PRECISIONS[engine._precision].itemsize,
+            )
+            engine._tell(
+                size,
+                f"{_words(self._plan)}, because {engine._batch} with a full volume would take "
+                f"{wish / 2**30:.1f} GiB",
+            )
+
+    @property
+    def batch(self) -> int:
+        return self._plan.batch
+
+    def encode(self, picture: Frame) -> Encoded:
+        """Return the frame as the network sees it."""
+        return self._attempt(partial(self._engine._encode, picture))
+
+    def flows(self, pairs: list[Pair]) -> Iterator[Any]:
+        """Yield what `clip` yields for `pairs`, batch by batch; what was yielded is not redone."""
+        while pairs:
+            found = self._attempt(partial(self._batch_of, pairs))
+            pairs = pairs[len(found) :]
+            yield from found
+
+    def _batch_of(self, pairs: list[Pair]) -> list[Any]:
+        pairs = pairs[: self.batch]
+        if self._volume is None:
+            self._volume = self._engine._network.volume(len(pairs), pairs[0][0], self._plan.volume)
+        return self._engine._flows(pairs, self._volume, self._direction, self._window)
+
+    def _attempt(self, work: Callable[[], Result]) -> Result:
+        """Return the result of `work`, with a smaller plan each time the memory runs out."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_exhausted(error):
+                    raise
+                failure = error.with_traceback(None)  # its frames hold the tensors
+            self._volume = None
+            gc.collect()
+            if torch.device(self._engine._device).type == "cuda":
+                torch.cuda.empty_cache()
+            self._plan = self._engine._smaller(self._size, self._plan, self._gap, failure)
 
 
 def create(
@@ -142,16 +267,21 @@ def create(
     weights: Weights | None = None,
     device: str = "cpu",
     updates: int = 20,
-    batch: int = 1,
+    batch: int | None = None,
     precision: str = "fp32",
+    memory: float | None = None,
+    compile: bool = False,
 ) -> Engine:
     """Return the engine.
 
     `updates` is how often the network refines its flow, `batch` how many pairs it works on at
-    once (a GPU's matter: on a CPU it gains nothing). `precision` is that of the convolutions:
-    `fp32`, `bf16`, `fp16`, or `auto` for the best that the `device` computes fast.
+    once (a GPU's matter: on a CPU it gains nothing), 1 on a CPU and 4 on a GPU unless said.
+    `precision` is that of the convolutions: `fp32`, true float32 also on a GPU; `tf32` (GPUs
+    only), `bf16`, `fp16`, or `auto` for the best that the `device` computes fast. `memory` caps
+    the working memory, in GiB; without it what is free decides. `compile` compiles the updates
+    for the frames' size, which takes tens of seconds and pays for many frames.
     """
-    return Raft(name, weights, device, updates, batch, precision)
+    return Raft(name, weights, device, updates, batch, precision, memory, compile)
 
 
 def _check_count(name: str, option: str, value: object) -> None:
@@ -161,158 +291,20 @@ def _check_count(name: str, option: str, value: object) -> None:
 
 def _precision(precision: str, device: str) -> str:
     """Return `precision`, `auto` resolved for the `device`."""
+    cuda = torch.device(device).type == "cuda"
     if precision == "auto":
-        if torch.device(device).type != "cuda":
+        if not cuda:
             return "fp32"  # without matrix units bf16 is four times as slow
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision not in PRECISIONS:
         raise unknown("raft precision", str(precision), [*PRECISIONS, "auto"])
+    if precision == "tf32" and not cuda:
+        raise UsageError(
+            f"raft precision tf32: expected a CUDA device, got {device}. Take --precision fp32."
+        )
     return precision
 
 
-def _find(name: str, weights: Weights | None) -> tuple[dict[str, torch.Tensor], str, str, str]:
-    """Return the state dict that `weights` mean, where it is from, its id and its SHA-256."""
-    if isinstance(weights, Mapping):
-        state = _state(name, weights, "a state dict")
-        return state, "a state dict", "state dict", _digest(state)
-    file, identity, digest = _file(name, weights)
-    return _read(name, file), str(file), identity, digest
-
-
-def _digest(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(state.items()):
-        array = tensor.detach().cpu().float().contiguous().numpy()
-        digest.update(f"{key} {array.shape};".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
-def _file(name: str, weights: str | Path | None) -> tuple[Path, str, str]:
-    """Return the file of the `weights`, their id and their SHA-256."""
-    records = type(_RECORDS[name])
-    weights = _RECORDS[name].name if weights is None else str(weights)
-    record = records.__members__.get(weights)
-    file = Path(weights).expanduser() if record is None else _fetched(name, record)
-    try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(
-            f"{name} weights: expected a file or one of {', '.join(r.name for r in records)}, "
-            f"got {weights!r} ({error.strerror})."
-        ) from error
-    # By content: the same weights are the same weights, wherever the file lies.
-    identity = next((r.name for r in records if digest.startswith(_hash(r))), file.name)
-    if record is not None and identity != record.name:
-        raise WeightsError(
-            f"{name} weights {record.name}: expected SHA-256 {_hash(record)}..., got "
-            f"{digest[:16]}... ({file}). Remove the file to fetch it again, or, if it is what "
-            f"you want, name it: --weights {file}."
-        )
-    return file, identity, digest
-
-
-def _hash(record: Any) -> str:
-    """Return the start of the SHA-256, which torchvision keeps in the file's name."""
-    return Path(record.url).stem.rpartition("-")[2]
-
-
-def _fetched(name: str, record: Any) -> Path:
-    """Return the file of a torchvision `record`, downloaded first if it is not there."""
-    # The folder and the name that torchvision uses; its own loader is not called because it
-    # announces the download on stdout, which is for machines.
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(record.url).name
-    if file.exists():
-        return file
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _wait_for_answer(record.url)
-        torch.hub.download_url_to_file(
-            record.url, str(file), _hash(record), progress=sys.stderr.isatty()
-        )
-    except Exception as error:  # whatever it was, the way out is the same
-        raise WeightsError(
-            f"{name} weights {record.name}: the download failed ({error}). Fetch {record.url} "
-            f"elsewhere and put it at {file}, or name a file of weights with --weights FILE, or "
-            "take an engine that needs none: --engine dis."
-        ) from error
-    return file
-
-
-def _wait_for_answer(url: str) -> None:
-    """Return once `url` answers, or raise what prevents it within `PATIENCE` seconds.
-
-    In a thread, because no timeout of urlopen covers the whole: behind a firewall that drops
-    packets it waits for the name server and then for each of the host's addresses in turn.
-    """
-    failure: list[Exception] = [TimeoutError(f"no answer within {PATIENCE:g} seconds")]
-
-    def ask() -> None:
-        try:
-            urlopen(url, timeout=PATIENCE).close()
-            failure.clear()
-        except Exception as error:
-            failure[0] = error
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    if failure:
-        raise failure[0]
-
-
-def _network(name: str, state: dict[str, torch.Tensor], source: str) -> RAFT:
-    """Return the network `name` with the `state` dict from `source`, ready to infer."""
-    network = _NETWORKS[name]()
-    expected = network.state_dict()
-    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or unexpected:
-        (other,) = _NETWORKS.keys() - {name}
-        with torch.device("meta"):
-            fits = _NETWORKS[other]().state_dict().keys()
-        hint = f" They are weights of {other}: --engine {other}." if fits == state.keys() else ""
-        examples = "; ".join(
-            f"{kind}: {min(keys)}"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        )
-        raise WeightsError(
-            f"{name} weights: expected the {len(expected)} tensors of the network, under the keys "
-            f"of torchvision or of princeton's RAFT, got {len(missing)} missing and "
-            f"{len(unexpected)} unexpected ({examples}; {source}).{hint}"
-        )
-    for key, tensor in state.items():
-        if tensor.shape != expected[key].shape:
-            raise WeightsError(
-                f"{name} weights: expected {key} of shape {tuple(expected[key].shape)}, got "
-                f"{tuple(tensor.shape)} ({source})."
-            )
-    network.load_state_dict(state)
-    return network.eval()
-
-
-def _read(name: str, file: Path) -> dict[str, torch.Tensor]:
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error of its own for a bad file
-        raise WeightsError(
-            f"{name} weights: expected a state dict saved by torch.save, got something that "
-            f"torch.load does not read as plain tensors ({file}: {type(error).__name__})."
-        ) from error
-    return _state(name, saved, str(file))
-
-
-def _state(name: str, saved: object, source: str) -> dict[str, torch.Tensor]:
-    """Return the state dict in what was `saved`, under torchvision's keys as far as known."""
-    if isinstance(saved, Mapping) and isinstance(saved.get("state_dict"), Mapping):
-        saved = saved["state_dict"]
-    if not isinstance(saved, Mapping) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in saved.values()
-    ):
-        raise WeightsError(
-            f"{name} weights: expected a state dict of tensors only, got {type(saved).__name__} "
-            f"({source}). A training checkpoint holds it under a key such as 'model'."
-        )
-    # DataParallel, in which princeton's were saved, puts its own name before every key.
-    state = {str(key).removeprefix("module."): tensor for key, tensor in saved.items()}
-    return translated(state) or state
+def _words(plan: Plan) -> str:
+    pairs = f"{plan.batch} pair{'s' if plan.batch > 1 else ''} at once"
+    return f"{pairs}, correlation {plan.volume}"

@@ -26,6 +26,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.optical_flow import RAFT
 from torchvision.models.optical_flow.raft import ConvGRU, FeatureEncoder
 
+from vsodpipe.flows.raft_compile import compiled
+from vsodpipe.flows.raft_volume import Correlation, made
+
 SCALE = 8
 """Pixels of the picture in one of the features."""
 
@@ -83,29 +86,44 @@ class StreamingRaft:
             levels.append(F.avg_pool2d(levels[-1], 2))
         return Encoded(picture, size, [level[0].flatten(1).t() for level in levels])
 
-    def volume(self, pairs: int, like: Encoded) -> "Volume":
-        """Return room for the correlation of that many pairs of frames of one size."""
-        corr_block = self._network.corr_block
-        return Volume(pairs, like.size, corr_block.num_levels, corr_block.radius, like.levels[0])
+    def volume(self, pairs: int, like: Encoded, kind: str = "full") -> Correlation:
+        """Return room for the correlation of that many pairs of frames of one size.
 
-    def flow(self, sources: Sequence[Encoded], volume: "Volume", updates: int) -> Tensor:
+        `kind` is one of `raft_volume.KINDS`.
+        """
+        corr_block = self._network.corr_block
+        levels, radius = corr_block.num_levels, corr_block.radius
+        return made(kind, pairs, like.size, levels, radius, like.levels[0])
+
+    def flow(self, sources: Sequence[Encoded], volume: Correlation, updates: int) -> Tensor:
         """Return the flow that starts from `sources`, (B, 2, H, W) in pixels, float32.
 
         `volume` is filled with their pairs.
         """
         contexts = [self._context(source) for source in sources]
-        hidden = _cat([context.hidden for context in contexts])
+        # In the layout that updates return, so that each size is compiled once.
+        hidden = _channels_last(_cat([context.hidden for context in contexts]))
         shares = [_cat(list(unit)) for unit in zip(*(c.shares for c in contexts), strict=True)]
-        block = self._network.update_block
         start = _grid(sources[0].size, hidden.device).expand(len(sources), -1, -1, -1)
-        flow = torch.zeros_like(start)
+        flow = _channels_last(torch.zeros_like(start))
         for _ in range(updates):
             correlation = volume.lookup(start + flow).to(self._dtype)
-            motion = block.motion_encoder(_channels_last(flow.to(self._dtype)), correlation)
-            for unit, share in zip(self._units, shares, strict=True):
-                hidden = unit(hidden, motion, share)
-            flow = flow + block.flow_head(hidden).float()
+            flow, hidden = self._update(flow, hidden, correlation, shares)
         return self._upsampled(flow, hidden)
+
+    def compile(self) -> None:
+        """Compile the update, at the first call for each size; what fails then raises there."""
+        self._update = compiled(self._update)  # type: ignore[method-assign]
+
+    def _update(
+        self, flow: Tensor, hidden: Tensor, correlation: Tensor, shares: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return flow and hidden state after one update."""
+        block = self._network.update_block
+        motion = block.motion_encoder(_channels_last(flow.to(self._dtype)), correlation)
+        for unit, share in zip(self._units, shares, strict=True):
+            hidden = unit(hidden, motion, share)
+        return flow + block.flow_head(hidden).float(), hidden
 
     def _context(self, frame: Encoded) -> Context:
         if frame.context is None:
@@ -130,57 +148,6 @@ class StreamingRaft:
         window = F.unfold(flow.contiguous(), 3, padding=1).view(batch, 2, 9, 1, h * w)
         fine = (mask * window).sum(2).view(batch, 2, SCALE, SCALE, h, w)
         return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, h * SCALE, w * SCALE)
-
-
-class Volume:
-    """The correlation of every pixel of one frame with every pixel of another, for B pairs.
-
-    One buffer for a whole clip: (B, n, n) and its three pooled levels, 220 MB a pair at 480p and
-    5.6 GB at 1080p, so never allocated anew for each pair.
-    """
-
-    def __init__(
-        self, pairs: int, size: tuple[int, int], levels: int, radius: int, like: Tensor
-    ) -> None:
-        self._sizes = [(size[0] >> level, size[1] >> level) for level in range(levels)]
-        n = size[0] * size[1]
-        self._levels = [like.new_empty(pairs, n, h * w) for h, w in self._sizes]
-        steps = torch.arange(-radius, radius + 1, dtype=torch.float32, device=like.device)
-        # x varies along the first axis of the window, as in torchvision's index_pyramid.
-        offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij")).flatten(1)
-        # Pixels of each level in the -1..1 of grid_sample, (2, 1). Made here, not in every lookup:
-        # each would be a copy to the device that the device waits for.
-        self._pixels = [like.new_tensor([[2 / (w - 1)], [2 / (h - 1)]]) for h, w in self._sizes]
-        self._offsets = [offsets * pixel for pixel in self._pixels]
-        self._window = 2 * radius + 1
-
-    def fill(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
-        """Correlate each pair's (source, target)."""
-        for number, (source, target) in enumerate(pairs):
-            for level, features in zip(self._levels, target.levels, strict=True):
-                torch.mm(source.levels[0], features.t(), out=level[number])
-
-    def turn(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> None:
-        """Make the volume of `pairs` that of the swapped ones: from each target to its source."""
-        for number, (source, target) in enumerate(pairs):
-            _transpose(self._levels[0][number])
-            for level, features in zip(self._levels[1:], source.levels[1:], strict=True):
-                torch.mm(target.levels[0], features.t(), out=level[number])
-
-    def lookup(self, centres: Tensor) -> Tensor:
-        """Return the windows around `centres`, (B, 2, h, w), as (B, levels * k * k, h, w)."""
-        batch, _, h, w = centres.shape
-        centres = centres.permute(0, 2, 3, 1).reshape(-1, 2, 1)
-        found = []
-        for number, level in enumerate(self._levels):
-            # Centres and offsets are normalised each by themselves: all windows are alike.
-            grid = centres * (self._pixels[number] / 2**number) - 1 + self._offsets[number]
-            # (B * n, 2, k * k) seen as (B * n, k, k, 2): planes of x and y need no shuffling.
-            grid = grid.unflatten(2, (self._window, self._window)).permute(0, 2, 3, 1)
-            planes = level[:batch].view(-1, 1, *self._sizes[number])
-            windows = F.grid_sample(planes, grid, align_corners=True)
-            found.append(windows.view(batch, h, w, -1))
-        return torch.cat(found, -1).permute(0, 3, 1, 2)
 
 
 class _Unit:
@@ -244,19 +211,6 @@ def _fold_norms(encoder: FeatureEncoder) -> None:
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[first] = fuse_conv_bn_eval(convolution, norm)
                     module[first + 1] = nn.Identity()
-
-
-def _transpose(square: Tensor, block: int = 256) -> None:
-    """Transpose a (n, n) matrix in place, block by block: a second one might not fit."""
-    n = len(square)
-    for top in range(0, n, block):
-        rows = slice(top, top + block)
-        square[rows, rows] = square[rows, rows].t().clone()
-        for left in range(top + block, n, block):
-            columns = slice(left, left + block)
-            above = square[rows, columns].clone()
-            square[rows, columns] = square[columns, rows].t()
-            square[columns, rows] = above.t()
 
 
 def _grid(size: tuple[int, int], device: torch.device) -> Tensor:

@@ -35,15 +35,31 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video: its frames in order, and the folder that holds or will hold its flow.
+    """A video: its frames in order, and the place that holds or will hold its flow.
 
     A video file has no `frames`; `images` decodes it as it is read.
     """
 
     name: str
-    flow_folder: Path
+    flow_base: Path
+    """The folder that gives flow its name; other forms lie beside it, as FLOW_FLO beside FLOW."""
+    flow_inner: str = ""
+    """Where in there this video's flow lies: `480p/bear` of JPEGFlows/480p/bear."""
     frames: tuple[Frame, ...] = ()
     file: Path | None = None
+    flow_is_here: bool = False
+    """Flow of whatever form lies in `flow_base` itself: the user named the folder."""
+
+    @property
+    def flow_folder(self) -> Path:
+        """The folder of the flow pictures."""
+        return self.flow_base / self.flow_inner
+
+    def flow_beside(self, suffix: str) -> Path:
+        """Return the folder of another form of flow, such as `_FLO`."""
+        if self.flow_is_here:
+            return self.flow_folder
+        return self.flow_base.with_name(self.flow_base.name + suffix) / self.flow_inner
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames as uint8 RGB (H, W, 3), one at a time."""
@@ -69,6 +85,13 @@ class Layout:
     img: str
     gt: str | None
     flow: str
+
+    def flow_place(self, video: str) -> tuple[str, str]:
+        """Return the folder named after flow and the place inside it, for one video."""
+        first, _, rest = self.flow.partition("/")
+        if first == "{video}":
+            return self.flow.format(video=video), ""
+        return first, rest.format(video=video)
 
 
 LAYOUTS = (
@@ -209,7 +232,7 @@ def _scan(folder: Path, name: str) -> Dataset:
         return Dataset(name, folder, tuple(_video(folder, layout, v) for v in names))
     if frames := numbered(folder):
         flow = folder.parent / f"{folder.name}_FLOW"
-        video = Video(name, flow, _paired(folder, frames, {}, _flow_files(flow)))
+        video = Video(name, flow, frames=_paired(folder, frames, {}, _flow_files(flow)))
         return Dataset(name, folder, (video,))
     patterns = ", ".join(layout.img for layout in LAYOUTS)
     raise DataError(
@@ -241,8 +264,9 @@ def _video(folder: Path, layout: Layout, name: str) -> Video:
     if not frames:
         raise DataError(f"{img}: expected the frames of a video, found no picture.")
     masks = numbered(folder / layout.gt.format(video=name)) if layout.gt else {}
-    flow = folder / layout.flow.format(video=name)
-    return Video(name, flow, _paired(img, frames, masks, _flow_files(flow)))
+    base, inner = layout.flow_place(name)
+    flows = _flow_files(folder / base / inner)
+    return Video(name, folder / base, inner, _paired(img, frames, masks, flows))
 
 
 def _paired(

@@ -65,6 +65,20 @@ def locate(path: Path) -> Path:
     return path
 
 
+def load(file: Path) -> Any:
+    """Return what torch saved in `file`: tensors and plain values only, no code is run.
+
+    Raises WeightsError for anything else.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails anywhere inside the unpickler
+        raise WeightsError(
+            f"{file}: not a checkpoint of plain tensors, or damaged. Name a run folder or a file "
+            "that torch.save wrote."
+        ) from error
+
+
 def read(path: Path, model: str) -> Checkpoint:
     """Return the checkpoint of network `model` behind a file or a run folder.
 
@@ -73,12 +87,9 @@ def read(path: Path, model: str) -> Checkpoint:
     """
     module = models.load(model)
     file = locate(path)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails anywhere inside the unpickler
-        raise WeightsError(f"{file}: not a checkpoint, or damaged. Name a run folder.") from error
+    content = load(file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise WeightsError(f"{file}: {_what(content)}, expected a checkpoint of vsodpipe train.")
+        raise WeightsError(f"{file}: {what(content)}, expected a checkpoint of vsodpipe train.")
     if content["version"] != VERSION:
         found = content["version"]
         raise WeightsError(f"{file}: checkpoint version {found}, this vsodpipe reads {VERSION}.")
@@ -122,7 +133,8 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     return network.eval()
 
 
-def _what(content: object) -> str:
+def what(content: object) -> str:
+    """Return in words what a file holds that is no checkpoint of ours."""
     if isinstance(content, dict):
         tensors = [k for k, v in content.items() if isinstance(v, torch.Tensor)]
         if tensors:

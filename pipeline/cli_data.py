@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,9 @@ def import_(
 
 @app.command(epilog="Example: vsodpipe flow DAVIS_train --engine dis")
 def flow(
-    name: Annotated[str, typer.Argument(help="Data set, folder of frames or video file.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Data sets, folders of frames, video files, quoted globs.")
+    ],
     engine: Annotated[
         str, typer.Option(help="raft_large, raft_small (RAFT) or dis (OpenCV, no weights).")
     ] = "raft_large",
@@ -62,17 +65,53 @@ def flow(
     preset: Annotated[
         str | None, typer.Option(help="dis: ultrafast, fast or medium [default: medium].")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="RAFT: fp32, tf32, bf16, fp16 or auto [default: fp32].")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="RAFT pairs at once [default: what suits the device].")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="RAFT: torch.compile, slow to start.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(help="RAFT working memory in GiB [default: what is free].")
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="Compute on smaller frames, at most so many pixels.")
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(help="forward (t to t+gap), backward (t to t-gap) or both.")
+    ] = "forward",
+    gap: Annotated[int, typer.Option(min=1, help="Frames from one of a pair to the other.")] = 1,
     tail: Annotated[
         str,
         typer.Option(
             help="Last frame's flow: backward (to the one before it), repeat, zero, none."
         ),
     ] = "backward",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="jpg or png picture, flo, kitti, raw; may be repeated."),
+    ] = None,
     colour: Annotated[
-        str, typer.Option(help="Colour wheel: frame (each frame's largest motion) or radius:N px.")
+        str,
+        typer.Option(help="Full colour: the largest motion of the frame or video, or radius:N px."),
     ] = "frame",
     out: Annotated[
         Path | None, typer.Option(help="Write here instead of beside the frames.")
+    ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(help="Only the video of this name; may be repeated.")
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Frames beside flow as .png or .jpg sheet, or .mp4.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say files, bytes, memory, time.")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="local:N processes, or tcp://... of a dask scheduler.")
     ] = None,
     device: DeviceOption = "auto",
     data: DataOption = None,
@@ -81,28 +120,67 @@ def flow(
     quiet: QuietOption = False,
 ) -> None:
     """Compute optical flow for every frame, as colour pictures with a record of how."""
-    from vsodpipe import catalogue, flow_job, flows
+    from vsodpipe import catalogue, flow_job, flow_plan, flows, sources
+    from vsodpipe import cluster as clusters
+    from vsodpipe import preview as previews
 
     reporter = Reporter(quiet)
-    options = flow_job.Options(tail=tail, colour=colour)  # type: ignore[arg-type]
-    dataset = catalogue.find(name, catalogue.data_root(data))
+    options = flow_job.Options(
+        tail=tail,  # type: ignore[arg-type]
+        colour=colour,
+        formats=tuple(formats or ["jpg"]),
+        direction=direction,
+        gap=gap,
+    )
+    clusters.check(cluster)
+    if preview is not None:
+        previews.check(preview, options.formats)
+    root = catalogue.data_root(data)
+    dataset = sources.find(names, root)
     if out is not None:
-        dataset = flow_job.elsewhere(dataset, out)
-    chosen = {"weights": weights, "updates": updates, "preset": preset}
+        several = len(options.formats) * len(options.ways) > 1
+        dataset = flow_job.elsewhere(dataset, out, several)
+    if video:  # after --out, where a video's place does not depend on the others
+        dataset = sources.only(dataset, video)
+    chosen = {
+        "weights": weights,
+        "updates": updates,
+        "preset": preset,
+        "precision": precision,
+        "batch": batch,
+        "compile": compile_ or None,
+        "memory": memory,
+        "max_side": max_side,
+    }
     settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    remote = dict(settings)
+    if "weights" in settings and Path(str(weights)).is_file():
+        remote["weights"] = str(Path(str(weights)).absolute())
     if "device" in flows.options(engine):
         from vsodpipe.devices import resolve  # imports torch, which `dis` does without
 
-        settings["device"] = resolve(device)
+        settings["device"], remote["device"] = resolve(device), device
     elif device not in ("auto", "cpu"):
         raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
+    made = flows.create(engine, **settings)
+    if dry_run:
+        plan = flow_plan.estimate(dataset, made, options, force=force)
+        for line in flow_plan.lines(plan):
+            reporter.say(line)
+        if as_json:
+            print_json({"dataset": dataset.name, **asdict(plan)})
+        return
+    spec = None if cluster is None else flow_job.Spec(engine, remote, *clusters.shares(cluster))
     summary = flow_job.compute(
-        dataset, flows.create(engine, **settings), options, reporter, force=force
+        dataset, made, options, reporter, force=force, where=cluster, spec=spec
     )
-    kept = f", {summary.kept} videos were done before" if summary.kept else ""
-    reporter.say(f"{summary.frames} frames of {summary.videos} videos{kept}")
-    reporter.say(f"Flow is in {summary.folders[0]}" + (" ..." if summary.videos > 1 else ""))
-    if dataset.name in catalogue.present(catalogue.data_root(data)):
+    for line in flow_job.lines(summary):
+        reporter.say(line)
+    if preview is not None:
+        shown = flow_job.pictures(dataset, made, options)
+        previews.write(preview, shown)
+        reporter.say(f"Preview: {preview}")
+    if set(names) & set(catalogue.present(root)) and out is None:
         reporter.say("Next: vsodpipe manifest")
     if as_json:
         print_json({"dataset": dataset.name, **vars(summary)})

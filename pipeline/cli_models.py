@@ -150,3 +150,29 @@ def eval_(
         print_json(result)
     else:
         Console().print(*evaluate.tables(result))
+
+
+@app.command(epilog="Example: vsodpipe weights raft-things.pth")
+def weights(
+    file: Annotated[Path, typer.Argument(help="File of weights, or a run folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a file of weights is: which network, whose keys, whether it loads."""
+    from vsodpipe import weights as files
+
+    report = files.examine(file)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        typer.echo(f"{report.file}: {report.network or 'no network known here'} ({report.origin})")
+        typer.echo(f"  {report.tensors} tensors, {report.parameters:,} numbers")
+        typer.echo(f"  SHA-256 {report.sha256}")
+        if report.loads and report.kind == "flow":
+            use = f"vsodpipe flow NAME --engine {report.network} --weights {report.file}"
+        else:
+            use = f"vsodpipe test {report.network} --checkpoint {report.file} --manifest MANIFEST"
+        typer.echo(f"  loads: {use}" if report.loads else "  does not load:")
+        for problem in report.problems:
+            typer.echo(f"    {problem}")
+    if not report.loads:
+        raise typer.Exit(2)

@@ -73,6 +73,15 @@ def test_missing_and_unknown_names(vsodpipe: Run, data_root: Path, tmp_path: Pat
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--updates", "3"), "'updates'")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--tail", "x"), "tail rule")
     refused(vsodpipe("flow", "TINY_train", "--engine", "dis", "--device", "cuda"), "CPU only")
+    dis = ("flow", "TINY_train", "--engine", "dis")
+    for option in ("--precision=bf16", "--batch=2", "--compile", "--memory=2"):
+        refused(vsodpipe(*dis, option), "unknown dis option", "Known: ")
+    refused(vsodpipe(*dis, "--format", "gif"), "unknown flow format 'gif'")
+    refused(vsodpipe(*dis, "--direction", "up"), "unknown flow direction 'up'")
+    refused(vsodpipe(*dis, "--video", "bal"), "Did you mean ball?")
+    refused(vsodpipe(*dis, "--cluster", "local:0"), "expected local:N")
+    refused(vsodpipe(*dis, "--preview", "a.png", "--format", "flo"), "--preview needs flow")
+    refused(vsodpipe("flow", "none/*.mp4", "--engine", "dis"), "no video or folder matches")
     refused(vsodpipe("train", "dbsnt", "--manifest", "m.json"), "Did you mean dbsnet?")
     refused(vsodpipe("train", "dbsnet", "--manifest", "m.json"), "m.json: cannot be read")
     refused(vsodpipe("import", "davis", tmp_path / "none"), "not the official DAVIS folder")
@@ -80,15 +89,35 @@ def test_missing_and_unknown_names(vsodpipe: Run, data_root: Path, tmp_path: Pat
     assert files_below(tmp_path) == before, "nothing was written"
 
 
+def test_flow_options(vsodpipe: Run, data_root: Path, tmp_path: Path) -> None:
+    before = files_below(tmp_path)
+    call = ("flow", "TINY_train", "TINY_test", "--engine", "dis", "--format", "jpg")
+    call = (*call, "--format", "flo", "--direction", "both")
+    code, out, err = vsodpipe(*call, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["written"]["flo backward"]["files"] == 14
+    assert "3 videos, 14 frames: 14 to compute" in err and "measured on one pair" in err
+    assert files_below(tmp_path) == before, "a dry run writes nothing"
+    only = ("--video", "ball", "--video", "dice", "--max-side", "40", "--out", "o")
+    code, out, err = vsodpipe(*call, *only, "--json", "--preview", "look.png")
+    assert code == 0, err
+    assert json.loads(out)["videos"] == 2 and (tmp_path / "look.png").is_file()
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {
+        f"FLOW{way}{form}" for way in ("", "_BACKWARD") for form in ("", "_FLO")
+    }
+    assert {p.name for p in (tmp_path / "o/FLOW").iterdir()} == {"ball", "dice"}
+    code, _, err = vsodpipe(*call, *only)
+    assert code == 0 and "10 frames of 2 videos, 2 videos were done before" in err
+
+
 def test_no_weights_and_no_network(
     vsodpipe: Run, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vsodpipe.flows import raft
+    from vsodpipe.flows import raft_weights
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(raft, "_wait_for_answer", fail)
+    monkeypatch.setattr(raft_weights, "_wait_for_answer", fail)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     result = vsodpipe("flow", "TINY_train")
     refused(result, "raft_large_C_T_SKHT_V2-ff5fadd5.pth", "--weights FILE", "--engine dis")

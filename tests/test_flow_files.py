@@ -8,7 +8,7 @@ import pytest
 
 from vsodpipe.errors import DataError
 from vsodpipe.flows import Flow
-from vsodpipe.flows.files import read_flo, write_flo
+from vsodpipe.flows.files import read_flo, read_kitti, to_steps, write_flo, write_kitti
 
 
 def made_flow(height: int = 5, width: int = 7) -> Flow:
@@ -90,4 +90,54 @@ def test_what_is_not_a_flow_is_not_written(tmp_path: Path) -> None:
     for shape in ((5, 7), (2, 5, 7), (0, 7, 2), (1, 100_000, 2)):
         with pytest.raises(DataError, match=r"expected a flow \(H, W, 2\)"):
             write_flo(tmp_path / "a.flo", np.zeros(shape, np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_kitti_is_read_back_within_a_128th(tmp_path: Path) -> None:
+    flow = made_flow(48, 31) * 100
+    write_kitti(tmp_path / "a.png", flow)
+    found, valid = read_kitti(tmp_path / "a.png")
+    assert found.dtype == np.float32 and valid.dtype == bool and valid.all()
+    assert np.abs(found - flow).max() <= 1 / 128
+    write_kitti(tmp_path / "b.png", found)
+    np.testing.assert_array_equal(read_kitti(tmp_path / "b.png")[0], found)
+
+
+def test_kitti_channels_are_in_the_devkits_order(tmp_path: Path) -> None:
+    """u = (R - 2^15) / 64, v = (G - 2^15) / 64, B says whether it is valid."""
+    file = tmp_path / "a.png"
+    write_kitti(file, np.array([[(1, -2), (-512, 511 + 63 / 64)]], np.float32))
+    bgr = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)  # type: ignore[union-attr]
+    assert bgr.dtype == np.uint16
+    assert bgr[0].tolist() == [[1, 2**15 - 128, 2**15 + 64], [1, 2**16 - 1, 0]]
+    cv2.imwrite(str(file), np.array([[(0, 7, 7), (1, 2**15, 2**15 + 32)]], np.uint16))
+    flow, valid = read_kitti(file)
+    assert valid.tolist() == [[False, True]] and flow.tolist() == [[[0, 0], [0.5, 0]]]
+
+
+def test_what_is_no_kitti_png_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    for image in (np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint16)):
+        cv2.imwrite(str(file), image)
+        with pytest.raises(DataError, match=r"3 channels of 16 bits.*a\.png"):
+            read_kitti(file)
+    for content in (b"", b"text"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="got no picture"):
+            read_kitti(file)
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(DataError, match="could not be read"):
+            read_kitti(path)
+
+
+@pytest.mark.parametrize("motion", [512, -512.01, 1e9, np.nan, np.inf])
+def test_motion_beyond_16_bits_is_refused(tmp_path: Path, motion: float) -> None:
+    flow = made_flow()
+    flow[1, 2, 0] = motion
+    with pytest.raises(DataError, match="±512 px.*frame 7"):
+        write_kitti(tmp_path / "a.png", flow, "frame 7")
+    with pytest.raises(DataError, match=r"±512 px.*a\.png"):
+        write_kitti(tmp_path / "a.png", flow)
+    with pytest.raises(DataError, match=r"expected a flow \(H, W, 2\)"):
+        to_steps(flow[0], "frame 7")
     assert not list(tmp_path.iterdir())

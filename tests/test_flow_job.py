@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import files_below
-from vsodpipe import catalogue, flow_job, flow_record, flows, media
+from vsodpipe import catalogue, flow_job, flow_plan, flow_record, flows, media
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.flow_job import Options
 from vsodpipe.flows.colour import flow_to_picture
@@ -170,7 +170,7 @@ def test_one_frame_has_no_flow(root: Path, quiet: Reporter) -> None:
     assert {p.name for p in (root / "S/b/FLOW").iterdir()} == {"00000.jpg", "flow.json"}
 
 
-@pytest.mark.parametrize("colour", ["radius:", "radius:0", "radius:x", "radius:inf", "video", ""])
+@pytest.mark.parametrize("colour", ["radius:", "radius:0", "radius:x", "radius:inf", "videos", ""])
 def test_unknown_colour_rules(colour: str) -> None:
     with pytest.raises(UsageError, match="colour rule"):
         Options(colour=colour)
@@ -209,3 +209,66 @@ def test_a_folder_that_cannot_be_written_is_named(root: Path, quiet: Reporter) -
     dataset = replace(catalogue.find("S", root), root=root)
     with pytest.raises(DataError, match="cannot be written"):
         flow_job.compute(flow_job.elsewhere(dataset, root / "file"), Difference(), Options(), quiet)
+
+
+def test_only_the_lacking_forms_are_computed(root: Path, quiet: Reporter) -> None:
+    flow_job.compute(catalogue.find("S", root), Difference(), Options(), quiet)
+    stamp = (root / "S/a/FLOW/00000.jpg").stat().st_mtime_ns
+    both = Options(formats=("flo", "jpg"))
+    done = flow_job.compute(catalogue.find("S", root), Difference(), both, quiet)
+    assert (done.kept, done.frames, done.computed) == (0, 5, 5)
+    assert [folder.name for folder in done.folders] == ["FLOW", "FLOW_FLO"] * 2
+    assert (root / "S/a/FLOW/00000.jpg").stat().st_mtime_ns == stamp
+    assert {p.name for p in (root / "S/b/FLOW_FLO").iterdir()} == {
+        "00000.flo",
+        "00001.flo",
+        "flow.json",
+    }
+    media.remove(root / "S/b/FLOW_FLO")
+    done = flow_job.compute(catalogue.find("S", root), Difference(), both, quiet)
+    assert (done.kept, done.computed) == (1, 2)
+
+
+def test_the_summary_and_the_warning_of_still_frames(root: Path, quiet: Reporter) -> None:
+    warned: list[str] = []
+    quiet.warn = warned.append  # type: ignore[method-assign]
+    dataset = catalogue.find("S", root)
+    done = flow_job.compute(dataset, Difference(), Options(), quiet)
+    assert done.largest == pytest.approx(np.hypot(30, 100), abs=0.1) and done.still == 0
+    assert "the largest motion is 104.4 px" in flow_job.lines(done)[1]
+    assert not warned
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    for t in range(3):
+        media.write_bytes(root / f"still/{t}.jpg", media.encode_jpeg(noise))
+    dataset = catalogue.find(str(root / "still"), root)
+    for options in (Options(), Options(colour="radius:4"), Options(formats=("flo",))):
+        out = flow_job.elsewhere(dataset, root / f"out {options.colour} {options.formats[0]}")
+        assert flow_job.compute(out, flows.create("dis"), options, quiet).still == 3
+    assert len(warned) == 1 and warned[0].startswith("3 of 3 frames move less than 1 px")
+
+
+def test_an_estimate_writes_nothing_and_is_about_right(root: Path, quiet: Reporter) -> None:
+    before = files_below(root)
+    dataset = catalogue.find("S", root)
+    options = Options(formats=("jpg", "flo"), direction="both")
+    engine = flows.create("dis")
+    plan = flow_plan.estimate(dataset, engine, options, force=False)
+    assert files_below(root) == before
+    assert (plan.videos, plan.frames, plan.computed, plan.kept) == (2, 5, 5, 0)
+    assert set(plan.written) == {"jpg forward", "jpg backward", "flo forward", "flo backward"}
+    assert plan.written["flo forward"] == flow_plan.Form(5, 5 * (16 * 24 * 8 + 12))
+    assert plan.seconds is not None and plan.seconds > 0 and plan.measured == 1
+    flow_job.compute(dataset, engine, options, quiet)
+    flo = [*root.glob("S/*/FLOW_FLO/*.flo")]
+    assert sum(file.stat().st_size for file in flo) == plan.written["flo forward"].bytes
+    plan = flow_plan.estimate(catalogue.find("S", root), engine, options, force=False)
+    assert (plan.computed, plan.kept, plan.written, plan.seconds) == (0, 2, {}, None)
+    assert flow_plan.lines(plan) == ["2 videos, 5 frames: 0 to compute, 2 videos are done"]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(12, "12 bytes"), (32e3, "32 kB"), (3.14e6, "3.1 MB"), (2e15, "2000 TB")]
+)
+def test_bytes_in_words(count: float, words: str) -> None:
+    assert flow_plan.in_words(count) == words

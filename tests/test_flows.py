@@ -18,7 +18,7 @@ from torchvision.models import optical_flow
 
 from vsodpipe import flows
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
-from vsodpipe.flows import raft
+from vsodpipe.flows import raft_weights
 
 RAFT = ("raft_large", "raft_small")
 Clip = list[NDArray[np.uint8]]
@@ -133,6 +133,30 @@ def test_clips_do_not_disturb_each_other(engine: flows.Engine) -> None:
     np.testing.assert_array_equal(mixed, alone)
 
 
+@pytest.mark.parametrize("direction", flows.DIRECTIONS)
+def test_gap_is_the_flow_to_a_later_frame(engine: flows.Engine, direction: str) -> None:
+    clip = made_clip(5, 40, 60)
+    found = list(engine.clip(clip, direction, gap=3))
+    assert len(found) == 2
+    for t in range(2):
+        (alone,) = engine.clip([clip[t], clip[t + 3]], direction)
+        np.testing.assert_array_equal(found[t], alone)
+    assert list(engine.clip(clip, direction, gap=5)) == []
+
+
+@pytest.mark.parametrize("gap", [0, -1, 1.0, True])
+def test_wrong_gap_fails_at_the_call(engine: flows.Engine, gap: Any) -> None:
+    with pytest.raises(UsageError, match="flow gap.*from 1"):
+        engine.clip([], gap=gap)
+
+
+def test_plan_says_what_it_takes(engine: flows.Engine) -> None:
+    small, large = engine.plan(48, 64), engine.plan(480, 640, "both", 2)
+    assert small.batch == large.batch == 1 and small.volume in ("none", "full")
+    assert 0 < small.bytes < large.bytes
+    engine.say("nothing")  # silent, unless its caller sets it
+
+
 def test_wrong_direction_fails_at_the_call(engine: flows.Engine) -> None:
     with pytest.raises(UsageError, match="'forwards'.*Did you mean forward"):
         engine.clip([], "forwards")
@@ -192,8 +216,8 @@ def test_a_new_engine_is_one_new_file(tmp_path: Path, monkeypatch: pytest.Monkey
         "class Still:\n"
         "    def __init__(self, value):\n"
         "        self.value, self.fingerprint = value, {'engine': 'still', 'value': value}\n"
-        "    def clip(self, frames, direction='forward'):\n"
-        "        return pairwise(self.flow, frames, direction, least=1)\n"
+        "    def clip(self, frames, direction='forward', gap=1):\n"
+        "        return pairwise(self.flow, frames, direction, gap, least=1)\n"
         "    def flow(self, source, target):\n"
         "        return np.full((*source.shape[:2], 2), self.value, np.float32)\n"
         "def create(name, *, value=0.0):\n"
@@ -201,13 +225,98 @@ def test_a_new_engine_is_one_new_file(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(flows, "__path__", [*flows.__path__, str(tmp_path)])
     try:
-        assert "still" in flows.names() and flows.options("still") == ("value",)
+        assert "still" in flows.names() and flows.options("still") == ("value", "max_side")
         assert len(list(flows.create("still").clip(made_clip(3, 5, 7)))) == 2
         # An engine that fails must not get its numbers into a data set.
         with pytest.raises(VsodpipeError, match=r"expected finite numbers.*7x5"):
             list(flows.create("still", value=float("nan")).clip(made_clip(2, 5, 7)))
     finally:
         sys.modules.pop("vsodpipe.flows.stillness", None)
+
+
+def install(folder: Path, package: str, entry: str, code: str = "") -> None:
+    """Lay a distribution into `folder`, as pip would, with one entry point."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[vsodpipe.engines]\n{entry}\n")
+    (folder / f"{package}.py").write_text(code)
+
+
+@pytest.mark.parametrize("value", ["glacier", "glacier:create"])
+def test_engine_of_another_package(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def create(name, *, speed=1): return (name, speed)\n"
+    install(tmp_path, "glacier", f"ice = {value}", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert "ice" in flows.names() and "glacier" not in sys.modules
+        assert flows.options("ice") == ("speed", "max_side")
+        assert flows.create("ice", speed=2) == ("ice", 2)  # type: ignore[comparison-overlap]
+    finally:
+        sys.modules.pop("glacier", None)
+
+
+def test_engine_of_another_package_that_fails_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "glacier", "ice = glacier", "import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VsodpipeError, match="ice of package glacier.*no_such_module"):
+        flows.create("ice")
+    (tmp_path / "glacier.py").write_text("create = 3\n# longer than before\n")
+    with pytest.raises(VsodpipeError, match="ice of package glacier.*create"):
+        flows.create("ice")
+    sys.modules.pop("glacier", None)
+
+
+def test_two_packages_with_one_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "glacier", "dis = glacier")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VsodpipeError, match="flow engine dis.*vsodpipe and glacier"):
+        flows.names()
+
+
+# Smaller frames
+
+
+def test_max_side_keeps_size_and_motion() -> None:
+    clip = made_clip(2, 240, 361, step=(6, 4))
+    engine = flows.create("dis", max_side=180)
+    for flow, sign in (
+        (next(iter(engine.clip(clip))), 1),
+        (next(engine.clip(clip, "both"))[1], -1),
+    ):
+        assert flow.shape == (240, 361, 2) and flow.dtype == np.float32
+        middle = np.median(flow[40:-40, 40:-40], (0, 1))
+        np.testing.assert_allclose(middle, (6 * sign, 4 * sign), atol=0.4)
+    assert engine.fingerprint == {**flows.create("dis").fingerprint, "max_side": 180}
+    assert engine.plan(2400, 3610) == flows.create("dis").plan(120, 180)
+
+
+def test_max_side_leaves_smaller_frames_alone() -> None:
+    clip = made_clip(3, 60, 80)
+    expected = list(flows.create("dis").clip(clip))
+    np.testing.assert_array_equal(list(flows.create("dis", max_side=80).clip(clip)), expected)
+    (line,) = flows.create("dis", max_side=32).clip(made_clip(2, 1, 200))
+    assert line.shape == (1, 200, 2)
+    with pytest.raises(DataError, match="frame 2 of the clip"):
+        list(flows.create("dis", max_side=32).clip(clip[:2] + made_clip(1, 60, 81)))
+
+
+def test_max_side_says_what_the_engine_says() -> None:
+    engine = flows.create("dis", max_side=32)
+    said: list[str] = []
+    engine.say = said.append
+    engine.say("hello")
+    assert said == ["hello"]
+
+
+@pytest.mark.parametrize("side", [0, 31, 64.0, True, "64"])
+def test_other_max_side_is_refused(side: Any) -> None:
+    with pytest.raises(UsageError, match="max_side.*from 32"):
+        flows.create("dis", max_side=side)
 
 
 # DIS
@@ -334,7 +443,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(raft, "urlopen", unreachable)
+    monkeypatch.setattr(raft_weights, "urlopen", unreachable)
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     return tmp_path / "hub" / "checkpoints"
 
@@ -360,8 +469,8 @@ def test_raft_does_not_wait_for_a_silent_network(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(raft, "urlopen", lambda *_, **__: over.wait(30))
-    monkeypatch.setattr(raft, "PATIENCE", 0.05)
+    monkeypatch.setattr(raft_weights, "urlopen", lambda *_, **__: over.wait(30))
+    monkeypatch.setattr(raft_weights, "PATIENCE", 0.05)
     with pytest.raises(WeightsError, match="no answer within 0.05 seconds"):
         flows.create("raft_small")
     assert not over.is_set()
@@ -382,9 +491,11 @@ def test_raft_record_is_fetched_once_and_kept(
         Path(file).write_bytes(weights["raft_small"].read_bytes())
 
     # Our file plays the record's: its hash becomes the record's hash.
-    monkeypatch.setattr(raft, "_hash", lambda record: digest[:8] if "V1" in record.url else "-")
+    monkeypatch.setattr(
+        raft_weights, "_hash", lambda record: digest[:8] if "V1" in record.url else "-"
+    )
     with monkeypatch.context() as online:
-        online.setattr(raft, "urlopen", lambda *_, **__: open(weights["raft_small"], "rb"))
+        online.setattr(raft_weights, "urlopen", lambda *_, **__: open(weights["raft_small"], "rb"))
         online.setattr(torch.hub, "download_url_to_file", download)
         first = flows.create("raft_small", weights="C_T_V1")
     again = flows.create("raft_small", weights="C_T_V1")

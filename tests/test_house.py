@@ -22,16 +22,18 @@ FOLDERS = {
 }
 ROOMS = [
     ["errors"],
-    ["recipe", "progress", "devices", "signals"],
+    ["recipe", "progress", "devices", "signals", "flow_ahead", "flow_entries"],
     ["media"],
     ["flow_record"],
     ["metrics", "synth", "cluster"],
     ["sheet", "catalogue", "sampling", "transforms"],
-    ["manifest", "importer"],
+    ["manifest", "importer", "sources"],
     ["store", "checkpoint"],
-    ["stream", "runs"],
+    ["stream", "runs", "weights", "flow_raw"],
+    ["flow_forms"],
     ["flow_video"],
-    ["flow_job", "pack", "train", "predict", "evaluate"],
+    ["flow_job", "pack", "train", "predict", "evaluate", "preview"],
+    ["flow_plan"],
     ["demo"],
     ["cli_app"],
     ["cli_data", "cli_models"],
@@ -160,7 +162,8 @@ def test_flag_list() -> None:
         "import": common,
         "flow": common
         | {"--engine", "--weights", "--updates", "--preset", "--tail", "--colour", "--out"}
-        | {"--device"},
+        | {"--device", "--precision", "--batch", "--compile", "--memory", "--max-side"}
+        | {"--direction", "--gap", "--format", "--video", "--preview", "--dry-run", "--cluster"},
         "manifest": {"--out", "--data", "--json", "--quiet", "-q"},
         "pack": common | {"--size", "--out", "--cluster"},
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
@@ -168,6 +171,7 @@ def test_flag_list() -> None:
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
         | {"--quiet", "-q"},
         "eval": {"--manifest", "--frames", "--json", "--quiet", "-q"},
+        "weights": {"--json"},
         "demo": {"--out", "--json", "--quiet", "-q"},
     }
 

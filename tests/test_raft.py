@@ -16,7 +16,7 @@ from torchvision.models.optical_flow.raft import FeatureEncoder, MaskPredictor
 
 from vsodpipe import flows
 from vsodpipe.errors import UsageError, WeightsError
-from vsodpipe.flows import raft_stream
+from vsodpipe.flows import raft_stream, raft_volume
 
 NAMES = ("raft_large", "raft_small")
 Clip = list[NDArray[np.uint8]]
@@ -103,6 +103,22 @@ def test_equals_torchvision_pair_by_pair(
     assert_same_flow([way for _, way in found], backward)
 
 
+@pytest.mark.parametrize(("batch", "gap"), [(1, 2), (2, 1), (3, 2), (5, 4), (8, 2)])
+def test_whole_clips_at_any_batch_and_gap(batch: int, gap: int, states: dict[str, State]) -> None:
+    clip = made_clip(8, 7, 21, 133)
+    state = states["raft_small"]
+    pairs = list(zip(clip[:-gap], clip[gap:], strict=True))
+    expected = [[plain("raft_small", state, *way, 2) for way in (p, p[::-1])] for p in pairs]
+    engine = flows.create("raft_small", weights=state, updates=2, batch=batch)
+    assert_same_flow(list(engine.clip(clip, "both", gap)), expected)
+    assert_same_flow(list(engine.clip(clip, "forward", gap)), [way for way, _ in expected])
+    assert_same_flow(list(engine.clip(clip, "backward", gap)), [way for _, way in expected])
+
+
+def test_batch_by_default_is_one_on_a_cpu(make: Callable[..., flows.Engine]) -> None:
+    assert make().plan(480, 854).batch == make(batch=1).plan(480, 854).batch == 1
+
+
 @pytest.mark.parametrize("batch", [2, 8])
 def test_batch_changes_nothing(make: Callable[..., flows.Engine], batch: int) -> None:
     clip = made_clip(2, 4, 130, 138)
@@ -168,7 +184,7 @@ def test_caller_keeps_its_gradients(make: Callable[..., flows.Engine]) -> None:
 def test_transpose_in_place(n: int) -> None:
     square = torch.arange(n * n, dtype=torch.float32).view(n, n)
     expected = square.t().clone()
-    raft_stream._transpose(square, block=4)
+    raft_volume._transpose(square, block=4)
     assert torch.equal(square, expected)
 
 
@@ -191,6 +207,11 @@ def test_lower_precision_is_near_and_on_record(
 
 def test_auto_precision_on_a_cpu_is_full(make: Callable[..., flows.Engine]) -> None:
     assert make(precision="auto").fingerprint == make().fingerprint
+
+
+def test_tf32_needs_a_gpu(make: Callable[..., flows.Engine]) -> None:
+    with pytest.raises(UsageError, match="tf32.*CUDA.*cpu"):
+        make(precision="tf32")
 
 
 @pytest.mark.parametrize(
