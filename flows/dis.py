@@ -21,11 +21,11 @@ PRESETS = {
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
 
-# Patches of 8 px on the finest level that the presets use, a quarter of the size. OpenCV refuses
-# smaller frames, or reads beyond them and kills the process (a height of 31 at a width of 100).
-LEAST_SIDE = 32
+# Of smaller frames OpenCV reads more than there is: below 32 px it may kill the process (a height
+# of 31 at a width of 100), below 90 the flow of a pair depends on the pairs before it.
+LEAST_SIDE = 96
 
-_BYTES = 80  # of OpenCV's buffers for a pixel, measured with the preset that takes most
+_BYTES = 60  # of OpenCV's buffers for a pixel, measured at 1080p with the preset that takes most
 
 
 class Dis:

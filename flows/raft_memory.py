@@ -104,8 +104,8 @@ def chosen(
         if least <= limit:
             return Plan(batch, volume, least)
     raise VsodpipeError(
-        f"optical flow of {size} frames: expected {least / GIB:.1f} GiB of memory at least, got "
-        f"{limit / GIB:.1f}. Make the frames smaller (--max-side N), free memory, or take an "
+        f"optical flow of {size} frames: expected {least / GIB:.2g} GiB of memory at least, got "
+        f"{limit / GIB:.2g}. Make the frames smaller (--max-side N), free memory, or take an "
         "engine that needs little: --engine dis."
     )
 

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Data root [default: $VSODPIPE_DATA or ./datasets]."),
+    typer.Option("--data", help="Data root (default: $VSODPIPE_DATA or ./datasets)."),
 ]
 ManifestOption = Annotated[
     Path, typer.Option("--manifest", help="Manifest written by `vsodpipe manifest`.")

@@ -60,22 +60,22 @@ def flow(
         typer.Option(help="RAFT weights: a file, or a torchvision record such as C_T_V1."),
     ] = None,
     updates: Annotated[
-        int | None, typer.Option(min=1, help="RAFT updates of every pair [default: 20].")
+        int | None, typer.Option(min=1, help="RAFT updates of every pair (default: 20).")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="dis: ultrafast, fast or medium [default: medium].")
+        str | None, typer.Option(help="dis: ultrafast, fast or medium (default: medium).")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="RAFT: fp32, tf32, bf16, fp16 or auto [default: fp32].")
+        str | None, typer.Option(help="RAFT: fp32, tf32, bf16, fp16 or auto (default: fp32).")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="RAFT pairs at once [default: what suits the device].")
+        int | None, typer.Option(min=1, help="RAFT pairs at once (default: what suits the device).")
     ] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="RAFT: torch.compile, slow to start.")
     ] = False,
     memory: Annotated[
-        float | None, typer.Option(help="RAFT working memory in GiB [default: what is free].")
+        float | None, typer.Option(help="RAFT working memory in GiB (default: what is free).")
     ] = None,
     max_side: Annotated[
         int | None, typer.Option(min=1, help="Compute on smaller frames, at most so many pixels.")
@@ -189,7 +189,7 @@ def flow(
 @app.command(epilog="Example: vsodpipe manifest DAVIS_train DAVIS_test")
 def manifest(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Data sets or groups [default: all that are there].")
+        list[str] | None, typer.Argument(help="Data sets or groups (default: all that are there).")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the manifests.")] = Path("manifests"),
     data: DataOption = None,
@@ -224,7 +224,7 @@ def pack(
         str, typer.Option(help="Stored size in pixels: N, HEIGHTxWIDTH or native.")
     ] = "384",
     out: Annotated[
-        Path | None, typer.Option(help="Store [default: DATA/NAME.zarr, which training finds].")
+        Path | None, typer.Option(help="Store (default: DATA/NAME.zarr, which training finds).")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(help="local:N processes, or tcp://... of a dask scheduler.")

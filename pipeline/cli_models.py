@@ -27,7 +27,7 @@ def train(
     model: Annotated[str, typer.Argument(help="Network, such as dbsnet.")],
     manifest: ManifestOption,
     stage: Annotated[
-        list[str] | None, typer.Option(help="Stage to run, repeatable [default: the whole chain].")
+        list[str] | None, typer.Option(help="Stage to run, repeatable (default: the whole chain).")
     ] = None,
     assignments: Annotated[
         list[str] | None,
@@ -41,14 +41,14 @@ def train(
         Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of this run [default: runs/MODEL-TIME].")
+        Path | None, typer.Option(help="Folder of this run (default: runs/MODEL-TIME).")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run folder, with the recipe it has.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that load data [default: 4 on CUDA, else 0]."),
+        typer.Option(min=0, help="Processes that load data (default: 4 on CUDA, else 0)."),
     ] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -93,10 +93,10 @@ def test(
     manifest: ManifestOption,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set of the manifest, repeatable [default: all but train]."),
+        typer.Option(help="Data set of the manifest, repeatable (default: all but train)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the maps [default: maps in the run folder].")
+        Path | None, typer.Option(help="Folder for the maps (default: maps in the run folder).")
     ] = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,

@@ -50,6 +50,8 @@ class Estimate:
     memory: int | None
     """Most bytes of the engine's working memory, None where nothing is computed."""
     batch: int | None
+    volume: str | None
+    """How much of the correlation is kept, see `vsodpipe.flows.Plan`."""
     seconds: float | None
     """Time of all the flow in one process, from that of a few pairs; None where there are none."""
     measured: int
@@ -93,6 +95,7 @@ def estimate(dataset: Dataset, engine: Engine, options: Options, *, force: bool)
         written={kind: Form(files[kind], round(sizes[kind])) for kind in files},
         memory=largest.bytes if largest else None,
         batch=largest.batch if largest else None,
+        volume=largest.volume if largest else None,
         seconds=seconds,
         measured=measured,
     )
@@ -124,7 +127,8 @@ def lines(plan: Estimate) -> list[str]:
     for kind, form in plan.written.items():
         said.append(f"{kind}: {form.files} files, about {in_words(form.bytes)}")
     if plan.memory is not None:
-        said.append(f"working memory: about {in_words(plan.memory)} (batch {plan.batch})")
+        volume = "" if plan.volume == "none" else f", correlation {plan.volume}"
+        said.append(f"working memory: about {in_words(plan.memory)} (batch {plan.batch}{volume})")
     if plan.seconds is not None:
         took = f"the first {plan.measured} pairs" if plan.measured > 1 else "one pair"
         said.append(f"flow: about {duration(plan.seconds)} in one process (measured on {took})")

@@ -90,7 +90,7 @@ def pack(
     finished = plan.frames - sum(sizes[k] for k in todo)
     try:
         with reporter.task(f"pack {split.dataset}", plan.frames, "frame", finished) as counter:
-            for number in cluster.each(task, todo, where):
+            for number in cluster.each(task, todo, where, say=reporter.say):
                 counter.advance(sizes[number])
     except VsodpipeError:
         media.remove(building)
