@@ -1,4 +1,4 @@
-"""Cards and the data root: which data sets are known, which are there, which frames they hold.
+"""The data root: which data sets are there, and which frames they hold.
 
 A data set is a folder in the data root in one of the layouts below. Frame, mask and flow are paired
 by video and frame number, never by their place in a sorted list.
@@ -7,30 +7,29 @@ by video and frame number, never by their place in a sorted list.
 from __future__ import annotations
 
 import os
-import stat
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vsodpipe import flow_record, media
+from vsodpipe.card import card_of, cards
 from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.listing import entries, is_folder, numbered, pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a video; `gt` and `flow` are None where there is none."""
+    """One frame of a video, or a still picture; an input that it has not is None."""
 
     name: str
     img: Path
     gt: Path | None = None
     flow: Path | None = None
+    depth: Path | None = None
+    thermal: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,56 +106,6 @@ RESOLUTION = "480p"
 """The folder of JPEGImages that holds the videos of DAVIS and is none itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """A split of a card: where its list of videos lies, and the frames expected of each."""
-
-    lists: tuple[str, ...]
-    videos: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What is known of a data set that has a name: one TOML file in `vsodpipe.cards`."""
-
-    key: str
-    name: str
-    title: str
-    home: str
-    terms: str
-    citation: str
-    download: str
-    layout: dict[str, str]
-    splits: dict[str, Split]
-
-    def dataset(self, split: str) -> str:
-        """Return the name of the folder in the data root, such as DAVIS_train."""
-        return f"{self.name}_{split}"
-
-
-@cache
-def cards() -> dict[str, Card]:
-    """Return every known card by its key (the name of its file)."""
-    found = {}
-    for entry in resources.files("vsodpipe.cards").iterdir():
-        key, dot, suffix = entry.name.rpartition(".")
-        if suffix == "toml" and dot:
-            values: dict[str, Any] = tomllib.loads(entry.read_text(encoding="utf-8"))
-            splits = values.pop("splits")
-            found[key] = Card(
-                key=key,
-                splits={n: Split(tuple(s["lists"]), s["videos"]) for n, s in splits.items()},
-                **values,
-            )
-    return dict(sorted(found.items()))
-
-
-def card_of(dataset: str) -> tuple[Card, str] | None:
-    """Return the card and the split behind a data set's name, None for one without a card."""
-    named = ((card, split) for card in cards().values() for split in card.splits)
-    return next(((c, s) for c, s in named if c.dataset(s) == dataset), None)
-
-
 def data_root(data: Path | None) -> Path:
     """Return the data root: the option, else VSODPIPE_DATA, else ./datasets."""
     return data if data is not None else Path(os.environ.get("VSODPIPE_DATA") or "datasets")
@@ -164,13 +113,13 @@ def data_root(data: Path | None) -> Path:
 
 def present(root: Path) -> list[str]:
     """Return the names of the data sets in the data root, in natural order."""
-    names = (path.name for path in _entries(root) if _may_be_dataset(path))
+    names = (path.name for path in entries(root) if _may_be_dataset(path))
     return sorted(names, key=media.natural_key)
 
 
 def _may_be_dataset(folder: Path) -> bool:
     try:
-        return _layout_of(folder) is not None
+        return _is_of_pictures(folder, folder.name) or _layout_of(folder) is not None
     except DataError:  # it cannot be read: whoever needs it is told so
         return True
 
@@ -182,11 +131,11 @@ def find(name: str, root: Path) -> Dataset:
     its files do not fit together.
     """
     path = Path(name)
-    if str(path) == path.name != ".." and _is_folder(root / path):
+    if str(path) == path.name != ".." and is_folder(root / path):
         return _scan(root / path, path.name)
     if path.name in ("", ".."):  # the last part of `.` and `..` is no name
         path = path.resolve()
-    if _is_folder(path):
+    if is_folder(path):
         return _scan(path, path.name)
     if os.path.isfile(path):
         return _video_file(path)
@@ -198,8 +147,9 @@ def _missing(name: str, root: Path) -> UsageError:
     there = f"In {root}: {', '.join(here) or 'nothing'}."
     if owner := card_of(name):
         card, _ = owner
+        what = f" ({card.download})" if card.download else ""
         return UsageError(
-            f"data set {name} is not in {root}. Get it from {card.home} ({card.download}), then: "
+            f"data set {name} is not in {root}. Get it from {card.home}{what}, then: "
             f"vsodpipe import {card.key} FOLDER. {there}"
         )
     known = {card.dataset(split) for card in cards().values() for split in card.splits}
@@ -221,11 +171,13 @@ def _names(folder: Path, layout: Layout) -> list[str]:
     """Return every name for which `folder` has the image folder of `layout`, in natural order."""
     before, _, after = layout.img.partition("{video}")
     inner = after.strip("/")
-    names = (p.name for p in _entries(folder / before) if _is_folder(p / inner))
+    names = (p.name for p in entries(folder / before) if is_folder(p / inner))
     return sorted(names, key=media.natural_key)
 
 
 def _scan(folder: Path, name: str) -> Dataset:
+    if _is_of_pictures(folder, name):
+        return Dataset(name, folder, _pictures_of(folder))
     if layout := _layout_of(folder):
         names = _video_names(folder, layout)
         _check_left_out(folder, layout, names)
@@ -240,11 +192,42 @@ def _scan(folder: Path, name: str) -> Dataset:
     )
 
 
+def _is_of_pictures(folder: Path, name: str) -> bool:
+    """Return whether `folder` is a set of still pictures: only its card can tell."""
+    owner = card_of(name)
+    return owner is not None and owner[0].kind == "image" and bool(pictures(folder / "RGB"))
+
+
+def _pictures_of(folder: Path) -> tuple[Video, ...]:
+    """Return each still picture as a video of one frame, as it has a size and flow of its own."""
+    inputs = {}
+    for kind in ("RGB", "GT", "DEPTH", "THERMAL"):
+        files = pictures(folder / kind)
+        inputs[kind] = {path.stem: path for path in files}
+        if len(inputs[kind]) < len(files):
+            raise DataError(f"{folder / kind}: two pictures differ in their endings. Remove one.")
+    gt, depth, thermal = inputs["GT"], inputs["DEPTH"], inputs["THERMAL"]
+    with_flow = {path.name for path in entries(folder / "FLOW")}
+    videos = []
+    for n in sorted(inputs["RGB"], key=media.natural_key):
+        place = folder / "FLOW" / n
+        flow = _flow_of_picture(place) if n in with_flow else None
+        frame = Frame(n, inputs["RGB"][n], gt.get(n), flow, depth.get(n), thermal.get(n))
+        videos.append(Video(n, folder / "FLOW", n, (frame,)))
+    return tuple(videos)
+
+
+def _flow_of_picture(folder: Path) -> Path | None:
+    """Return the flow picture in a committed flow folder of one still picture."""
+    has_record = any(path.name == flow_record.FILE for path in entries(folder))
+    return next(iter(pictures(folder)), None) if has_record else None
+
+
 def _check_left_out(folder: Path, layout: Layout, names: list[str]) -> None:
     """Raise DataError when pictures lie where another layout has its videos: none may vanish."""
     taken = {layout.img.format(video=name) for name in names}
     places = (other.img.format(video=n) for other in LAYOUTS for n in _names(folder, other))
-    if left := [place for place in places if place not in taken and _pictures(folder / place)]:
+    if left := [place for place in places if place not in taken and pictures(folder / place)]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise DataError(
             f"{folder}: its videos lie in {layout.img}, but there are pictures in "
@@ -284,50 +267,5 @@ def _paired(
 
 def _flow_files(folder: Path) -> dict[int, Path]:
     """Return the flow pictures of a committed flow folder; one without a record holds none."""
-    has_record = any(path.name == flow_record.FILE for path in _entries(folder))
+    has_record = any(path.name == flow_record.FILE for path in entries(folder))
     return numbered(folder) if has_record else {}
-
-
-def numbered(folder: Path) -> dict[int, Path]:
-    """Return the pictures of `folder` by frame number; an empty dictionary where there are none.
-
-    Raises DataError for a picture without a number and for a number that is there twice.
-    """
-    found: dict[int, Path] = {}
-    for path in _pictures(folder):
-        number = media.frame_number(path.stem)
-        if number is None:
-            raise DataError(f"{path}: expected a frame number in the file name. Rename the frames.")
-        if number in found:
-            other = found[number].name
-            raise DataError(f"{path}: frame {number} is there twice (also {other}). Remove one.")
-        found[number] = path
-    return found
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.suffix.lower() in media.IMAGE_SUFFIXES]
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Return what lies in `folder` and is not hidden; nothing where there is no folder."""
-    if not _is_folder(folder):
-        return []
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read: {error.strerror}. Change its permissions."
-        ) from error
-
-
-def _is_folder(path: Path) -> bool:
-    """Return whether `path` is a folder. Raises DataError where that may not be known."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except PermissionError as error:
-        raise DataError(
-            f"{path}: cannot be read: {error.strerror}. Change its permissions."
-        ) from error
-    except (OSError, ValueError):
-        return False

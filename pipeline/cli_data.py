@@ -24,7 +24,13 @@ from vsodpipe.progress import Reporter
 @app.command("import", epilog="Example: vsodpipe import davis ~/Downloads/DAVIS")
 def import_(
     name: Annotated[str, typer.Argument(help="Card of the data set, such as davis.")],
-    source: Annotated[Path, typer.Argument(help="Folder of the unpacked official download.")],
+    source: Annotated[
+        Path, typer.Argument(help="The official download: its folder, or a zip or tar archive.")
+    ],
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take frames whose numbers are so far apart [default: the card]."),
+    ] = None,
     data: DataOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -35,14 +41,18 @@ def import_(
 
     reporter = Reporter(quiet)
     root = catalogue.data_root(data)
-    done = importer.import_dataset(name, source, root, reporter, force=force)
+    done = importer.import_dataset(name, source, root, reporter, force=force, stride=stride)
+    card = catalogue.cards()[name]
     for split in done:
-        reporter.say(f"{split.folder}: {split.videos} videos, {split.frames} frames")
+        count = f"{split.videos} videos, {split.frames} frames"
+        reporter.say(f"{split.folder}: {count if split.videos else f'{split.frames} pictures'}")
         for note in split.notes:
             reporter.say(f"  note: {note}")
-    card = catalogue.cards()[name]
-    reporter.say(f"{card.title} ({card.terms}). Please cite: {card.citation}.")
-    reporter.say(f"Next: vsodpipe flow {done[0].dataset}")
+    terms = f" ({card.terms})" if card.terms else ""
+    cite = f"Please cite: {card.citation}" if card.citation else f"How to cite: {card.home}"
+    reporter.say(f"{card.title}{terms}. {cite}.")
+    step = "flow" if card.kind == "video" else "manifest"
+    reporter.say(f"Next: vsodpipe {step} {done[0].dataset}")
     if as_json:
         print_json({s.dataset: {"videos": s.videos, "frames": s.frames} for s in done})
 

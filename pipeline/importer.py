@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from vsodpipe import catalogue, media
-from vsodpipe.catalogue import Card, Split
-from vsodpipe.errors import DataError, unknown
+from vsodpipe import card as known
+from vsodpipe import locate, masks, media, plan, tree, unpack
+from vsodpipe.card import Card
+from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.locate import Found
+from vsodpipe.plan import Item, Plan
 from vsodpipe.progress import Reporter
 
-Pairs = list[tuple[Path, Path | None]]
-"""The (frame, mask) files of one video, in order."""
+UNPACKED = ".sources"
+"""The folder of the data root that archives are unpacked to, as links need files that stay."""
 
 
 @dataclass(frozen=True)
@@ -26,114 +26,117 @@ class Imported:
     dataset: str
     folder: Path
     videos: int
+    """0 for still pictures."""
     frames: int
     notes: tuple[str, ...]
     """Differences from what the card expects, in words."""
 
 
 def import_dataset(
-    key: str, source: Path, root: Path, reporter: Reporter, *, force: bool = False
+    key: str,
+    source: Path,
+    root: Path,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    stride: int | None = None,
 ) -> list[Imported]:
     """Bring the official download `source` of card `key` into the data root, one folder a split.
 
-    Frames and grey masks become links; palette masks are written anew as 0/255. A video appears
-    whole or not at all, and one that stands complete already is kept unless `force`. A split of
-    which `source` has no video is left out, with a note. Raises UsageError for an unknown card and
-    DataError for a source that is not this data set or does not fit together.
+    `source` is a folder, or a zip or tar archive, which is unpacked below the data root. Frames and
+    masks that are binary PNG already become links; the others are written anew as 0/255. A video
+    appears whole or not at all, and one that stands complete already is kept unless `force`. Frames
+    whose numbers are `stride` apart are taken [default: the card's step]. A split of which `source`
+    has no video is left out, with a note. Raises UsageError for an unknown card and DataError for a
+    source that is not this data set or does not fit together.
     """
-    if key not in catalogue.cards():
-        raise unknown("data set card", key, catalogue.cards())
-    card = catalogue.cards()[key]
-    base = _base(card, source)
-    plans = {name: _plan(card, split, base) for name, split in card.splits.items()}
-    if not any(plans.values()):
+    cards = known.cards()
+    if key not in cards:
+        raise unknown("data set card", key, cards)
+    card = cards[key]
+    if stride is not None and (card.kind == "image" or stride < 1):
+        raise UsageError(f"--stride {stride}: expected 1 or more, and a data set of videos.")
+    base, found = _found(card, source, root, reporter, force)
+    plans = {name: plan.make(card, name, split, base, stride) for name, split in found.items()}
+    if not any(each.videos for each in plans.values()):
         raise DataError(f"{base}: has lists of videos, but no frames of them. Restore the frames.")
+    listed = {video for each in plans.values() for video in each.videos}
+    shared = {video for each in found.values() if each.shared for video in each.videos}
+    if other := sorted(shared - listed, key=media.natural_key):
+        reporter.say(f"note: {len(other)} videos are in no split: {plan.few(other)}")
     done = []
-    for name, videos in plans.items():
+    for name in card.splits:
         folder = root / card.dataset(name)
-        if not videos:
-            reporter.say(
-                f"note: {folder.name} is left out: none of its listed videos lies in {base}"
-            )
+        if name not in plans or not plans[name].videos:
+            reporter.say(f"note: {folder.name} is left out: none of its videos lies in {source}")
             continue
-        with reporter.task(f"import {folder.name}", len(videos), "video") as counter:
-            for video, files in videos.items():
-                _import_video(folder / video, files, force)
-                counter.advance()
-        frames = sum(map(len, videos.values()))
-        notes = tuple(_notes(card.splits[name], videos))
-        done.append(Imported(folder.name, folder, len(videos), frames, notes))
+        done.append(_import_split(card, plans[name], folder, reporter, force))
     return done
 
 
-def _base(card: Card, source: Path) -> Path:
-    """Return the folder that holds the card's lists: `source`, or a folder of the card's name."""
-    wanted = [entry for split in card.splits.values() for entry in split.lists]
-    for base in (source, source / card.name):
-        if any(os.path.isfile(base / entry) for entry in wanted):
-            return base
-    raise DataError(
-        f"{source}: not the official {card.name} folder: none of {', '.join(wanted)} is there. "
-        f"Unpack {card.download} from {card.home} and name its folder."
-    )
+def _found(
+    card: Card, source: Path, root: Path, reporter: Reporter, force: bool
+) -> tuple[Path, dict[str, Found]]:
+    """Return the folder of `source` and what it holds of the card, judged before it is unpacked."""
+    is_archive = unpack.is_archive(source)
+    if is_archive:
+        name = unpack.stem(source)
+        listing = tree.of_names(member.name for member in unpack.members(source))
+    elif source.is_dir():
+        name, listing = source.resolve().name, tree.of_folder(source)
+    else:
+        got = f"Get {card.download or 'it'} from {card.home}"
+        raise DataError(
+            f"{source}: not the official {card.name} folder: no folder, zip or tar file. {got}."
+        )
+    found = locate.splits(card, listing, name)
+    locate.check(card, found, listing, name, str(source))
+    if is_archive:
+        folder = root / UNPACKED / card.key / name
+        unpack.extract(source, folder, reporter, force=force)
+        return folder, found
+    return source, found
 
 
-def _plan(card: Card, split: Split, base: Path) -> dict[str, Pairs]:
-    """Return the files of every video in the split's list that lies on disk."""
-    listed = next((base / entry for entry in split.lists if os.path.isfile(base / entry)), None)
-    found = {video: _pairs(card, base, video) for video in _listed_videos(listed)} if listed else {}
-    return {video: pairs for video, pairs in found.items() if pairs}
+def _import_split(
+    card: Card, planned: Plan, folder: Path, reporter: Reporter, force: bool
+) -> Imported:
+    unit = "video" if card.kind == "video" else "folder"
+    with reporter.task(f"import {folder.name}", len(planned.videos), unit) as counter:
+        for video, items in planned.videos.items():
+            _import_video(planned.rule, video, folder / video, items, force)
+            counter.advance()
+    frames = sum(map(len, planned.videos.values()))
+    videos = len(planned.videos) if card.kind == "video" else 0
+    return Imported(folder.name, folder, videos, frames, planned.notes)
 
 
-def _listed_videos(listed: Path) -> list[str]:
-    """Return the videos of a list of names, or of a list of `/frame/path /mask/path` rows."""
-    try:
-        rows = media.read_bytes(listed).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{listed}: not UTF-8 text ({error}). Restore the list.") from error
-    names = []
-    for row in rows:
-        words = row.split()
-        name = Path(words[0]).parent.name if words and "/" in words[0] else "".join(words[:1])
-        if name in ("..", "."):
-            raise DataError(f"{listed}: expected the name of a video, got {row!r}.")
-        if name:
-            names.append(name)
-    return list(dict.fromkeys(names))
-
-
-def _pairs(card: Card, base: Path, video: str) -> Pairs:
-    folders = {
-        key: (base / pattern.format(video=video, frame="0")).parent
-        for key, pattern in card.layout.items()
-    }
-    frames, masks = (catalogue.numbered(folders[key]) for key in ("img", "gt"))
-    pairs = [(frames[number], masks.get(number)) for number in sorted(frames)]
-    for frame, mask in pairs:
-        if mask is not None and media.image_size(mask) != media.image_size(frame):
-            (mh, mw), (h, w) = media.image_size(mask), media.image_size(frame)
-            raise DataError(
-                f"{mask}: mask of {mw}x{mh} on a frame of {w}x{h} ({frame}). Restore the files."
-            )
-    return pairs
-
-
-def _import_video(target: Path, files: Pairs, force: bool) -> None:
-    frames = {frame.name: frame for frame, _ in files}
-    masks = {f"{mask.stem}.png": mask for _, mask in files if mask is not None}
-    if not force and _stands(target / "RGB", frames) and _stands(target / "GT", masks):
+def _import_video(rule: str, video: str, target: Path, items: list[Item], force: bool) -> None:
+    """Write `target`/GT, DEPTH or THERMAL where there are any, and RGB last."""
+    masked = {f"{item.frame.stem}.png": item for item in items if item.masks}
+    plain = {"RGB": {item.frame.name: item.frame for item in items}}
+    for kind in ("depth", "thermal"):
+        there = [
+            (item.frame.stem, item.auxiliary[kind]) for item in items if kind in item.auxiliary
+        ]
+        if there:
+            plain[kind.upper()] = {f"{stem}{file.suffix}": file for stem, file in there}
+    stand = all(_stands(target / kind, files) for kind, files in plain.items())
+    firsts = {name: item.masks[0] for name, item in masked.items()}
+    if not force and stand and _stands(target / "GT", firsts):
         return
-    # frames last: without RGB the folder is no video yet
     with media.replacing(target / "GT") as partial:
         partial.mkdir()
-        for name, mask in masks.items():
-            _place_mask(mask, partial / name)
+        for name, item in masked.items():
+            _place_mask(rule, video, item, partial / name)
         media.remove(target / "GT")
-    with media.replacing(target / "RGB") as partial:
-        partial.mkdir()
-        for name, frame in frames.items():
-            _link(frame, partial / name)
-        media.remove(target / "RGB")
+    # frames last: without RGB the folder is no video yet
+    for kind in sorted(plain):
+        with media.replacing(target / kind) as partial:
+            partial.mkdir()
+            for name, file in plain[kind].items():
+                _link(file, partial / name)
+            media.remove(target / kind)
 
 
 def _stands(folder: Path, files: dict[str, Path]) -> bool:
@@ -147,16 +150,16 @@ def _stands(folder: Path, files: dict[str, Path]) -> bool:
     )
 
 
-def _place_mask(source: Path, target: Path) -> None:
-    try:
-        with Image.open(source) as picture:
-            is_palette = picture.mode == "P"
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{source}: not a picture. Restore the file and run again.") from error
-    if is_palette or source.suffix.lower() != target.suffix:
-        target.write_bytes(media.encode_png(media.read_mask(source).astype("uint8") * 255))
+def _place_mask(rule: str, video: str, item: Item, target: Path) -> None:
+    if masks.linked(rule, item.masks):
+        _link(item.masks[0], target)
+        return
+    size = media.image_size(item.frame)
+    if item.dat is not None:
+        mask = masks.read_fbms(item.dat, item.masks[0], video, size)
     else:
-        _link(source, target)
+        mask = masks.read(rule, item.masks, size)
+    target.write_bytes(media.encode_png(mask.astype("uint8") * 255))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -164,18 +167,3 @@ def _link(source: Path, target: Path) -> None:
         os.symlink(source.resolve(), target)
     except OSError:  # a file system without links
         shutil.copyfile(source, target)
-
-
-def _notes(split: Split, videos: dict[str, Pairs]) -> Iterator[str]:
-    missing = [v for v in split.videos if v not in videos]
-    foreign = [v for v in videos if v not in split.videos]
-    if missing:
-        yield f"{len(missing)} of the {len(split.videos)} official videos are missing"
-    if foreign:
-        yield f"not in the official split: {', '.join(foreign)}"
-    for video, pairs in videos.items():
-        expected = split.videos.get(video, len(pairs))
-        if len(pairs) != expected:
-            yield f"{video} has {len(pairs)} frames instead of {expected}"
-        if without := sum(mask is None for _, mask in pairs):
-            yield f"{video}: {without} frames have no mask"

@@ -146,6 +146,27 @@ def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     assert catalogue.numbered(tmp_path / "none") == {}
 
 
+def test_still_pictures_are_told_by_their_card(tmp_path: Path) -> None:
+    kinds = ("RGB/b.jpg", "RGB/a_10.jpg", "RGB/a_9.jpg", "GT/b.png", "DEPTH/b.png", "FLOW/b/b.jpg")
+    touch(tmp_path, *(f"LFSD_test/{name}" for name in kinds))
+    videos = catalogue.find("LFSD_test", tmp_path).videos
+    assert [v.name for v in videos] == ["a_9", "a_10", "b"]
+    (frame,) = videos[2].frames
+    assert (frame.gt is None, frame.depth is None, frame.thermal, frame.flow) == (
+        False,
+        False,
+        None,
+        None,
+    )
+    media.write_bytes(tmp_path / "LFSD_test/FLOW/b" / flow_record.FILE, b"{}")
+    (frame,) = catalogue.find("LFSD_test", tmp_path).videos[2].frames
+    assert frame.flow == tmp_path / "LFSD_test/FLOW/b/b.jpg"
+    assert catalogue.present(tmp_path) == ["LFSD_test"]
+    touch(tmp_path, "LFSD_test/RGB/b.png")
+    with pytest.raises(DataError, match="two pictures differ in their endings"):
+        catalogue.find("LFSD_test", tmp_path)
+
+
 def test_missing_data_sets_are_explained(tmp_path: Path) -> None:
     touch(tmp_path, "MINE_train/v/RGB/1.jpg")
     with pytest.raises(UsageError) as error:

@@ -23,11 +23,11 @@ FOLDERS = {
 ROOMS = [
     ["errors"],
     ["recipe", "progress", "devices", "signals", "flow_ahead", "flow_entries"],
-    ["media"],
-    ["flow_record"],
-    ["metrics", "synth", "cluster"],
-    ["sheet", "catalogue", "sampling", "transforms"],
-    ["manifest", "importer", "sources"],
+    ["media", "card"],
+    ["flow_record", "listing", "tree", "masks", "unpack"],
+    ["metrics", "synth", "cluster", "locate"],
+    ["sheet", "catalogue", "sampling", "transforms", "plan"],
+    ["manifest", "importer", "inventory", "sources"],
     ["store", "checkpoint"],
     ["stream", "runs", "weights", "flow_raw"],
     ["flow_forms"],
@@ -36,7 +36,7 @@ ROOMS = [
     ["flow_plan"],
     ["demo"],
     ["cli_app"],
-    ["cli_data", "cli_models"],
+    ["cli_data", "cli_datasets", "cli_models"],
     ["cli"],
     ["__main__"],
 ]
@@ -159,7 +159,8 @@ def test_flag_list() -> None:
     found = {n: {o for p in c.params for o in p.opts if o[0] == "-"} for n, c in commands().items()}
     common = {"--data", "--force", "--json", "--quiet", "-q"}
     assert found == {
-        "import": common,
+        "import": common | {"--stride"},
+        "datasets": {"--data", "--json", "--quiet", "-q"},
         "flow": common
         | {"--engine", "--weights", "--updates", "--preset", "--tail", "--colour", "--out"}
         | {"--device", "--precision", "--batch", "--compile", "--memory", "--max-side"}
@@ -183,5 +184,5 @@ def test_no_machine_paths_and_no_prints() -> None:
             assert "/work/" not in text and "/tmp/" not in text.replace("--out /tmp/demo", "")
             calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
             prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-            allowed = file.stem in ("cli", "progress", "manifest")
+            allowed = file.stem in ("cli", "progress", "manifest", "inventory")
             assert allowed or not prints, f"{file} prints"
