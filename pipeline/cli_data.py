@@ -29,7 +29,7 @@ def import_(
     ],
     stride: Annotated[
         int | None,
-        typer.Option(min=1, help="Take frames whose numbers are so far apart [default: the card]."),
+        typer.Option(min=1, help="Take frames whose numbers are so far apart (default: the card)."),
     ] = None,
     data: DataOption = None,
     force: ForceOption = False,
@@ -162,16 +162,8 @@ def flow(
         "memory": memory,
         "max_side": max_side,
     }
-    settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
-    remote = dict(settings)
-    if "weights" in settings and Path(str(weights)).is_file():
-        remote["weights"] = str(Path(str(weights)).absolute())
-    if "device" in flows.options(engine):
-        from vsodpipe.devices import resolve  # imports torch, which `dis` does without
-
-        settings["device"], remote["device"] = resolve(device), device
-    elif device not in ("auto", "cpu"):
-        raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
+    given = {key: value for key, value in chosen.items() if value is not None}
+    settings, remote = _engine_settings(engine, given, device)
     made = flows.create(engine, **settings)
     if dry_run:
         plan = flow_plan.estimate(dataset, made, options, force=force)
@@ -194,6 +186,24 @@ def flow(
         reporter.say("Next: vsodpipe manifest")
     if as_json:
         print_json({"dataset": dataset.name, **vars(summary)})
+
+
+def _engine_settings(
+    engine: str, chosen: dict[str, Any], device: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of `engine` for this process, and for workers that resolve their own."""
+    from vsodpipe import flows
+
+    here, remote = dict(chosen), dict(chosen)
+    if "weights" in chosen and Path(chosen["weights"]).is_file():
+        remote["weights"] = str(Path(chosen["weights"]).absolute())  # they may be elsewhere
+    if "device" in flows.options(engine):
+        from vsodpipe.devices import resolve  # imports torch, which `dis` does without
+
+        here["device"], remote["device"] = resolve(device), device
+    elif device not in ("auto", "cpu"):
+        raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
+    return here, remote
 
 
 @app.command(epilog="Example: vsodpipe manifest DAVIS_train DAVIS_test")

@@ -13,7 +13,7 @@ from vsodpipe.progress import Reporter
 @app.command(epilog="Example: vsodpipe datasets davsod")
 def datasets(
     name: Annotated[
-        str | None, typer.Argument(help="Card of a data set [default: a table of all].")
+        str | None, typer.Argument(help="Card of a data set (default: a table of all).")
     ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,

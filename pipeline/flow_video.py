@@ -270,13 +270,7 @@ def write(
                 target.finish(run)
         expected = _entries(seen, options)
         for output, place, target in made:
-            if (count := target.count()) != expected:
-                raise VsodpipeError(
-                    f"{output.folder}: expected {expected} entries of flow for {seen} frames, "
-                    f"got {count}: the engine or the disk lost some. Run vsodpipe flow again."
-                )
-            record = {**output.record, "source": source(video)}
-            (place / flow_record.FILE).write_bytes(flow_record.dump(record))
+            _seal(video, output, place, target.count(), expected)
         for output in todo:
             media.remove(output.folder)
     if options.tail == "zero":  # motion that nobody measured
@@ -284,6 +278,17 @@ def write(
         longest = {frame: length for frame, length in longest.items() if first <= frame < last}
     still = sum(length < 1 for length in longest.values())
     return Written(expected, max(longest.values(), default=0.0), still)
+
+
+def _seal(video: Video, output: Output, place: Path, count: int, expected: int) -> None:
+    """Write the record of a finished folder. Raises VsodpipeError where entries are lacking."""
+    if count != expected:
+        raise VsodpipeError(
+            f"{output.folder}: expected {expected} entries of flow, got {count}: the engine or the "
+            "disk lost some. Run vsodpipe flow again."
+        )
+    record = {**output.record, "source": source(video)}
+    (place / flow_record.FILE).write_bytes(flow_record.dump(record))
 
 
 def _writer(output: Output, place: Path, options: Options) -> Writer:

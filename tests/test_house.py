@@ -151,7 +151,9 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert command.help
     assert (command.epilog or "").startswith(f"Example: vsodpipe {name}")
     for parameter in command.params:
-        assert getattr(parameter, "help", None), f"{name}: {parameter.name} says nothing"
+        said = getattr(parameter, "help", None)
+        assert said, f"{name}: {parameter.name} says nothing"
+        assert "[" not in said, f"{name}: {parameter.name}: --help takes brackets for markup"
 
 
 def test_flag_list() -> None:
