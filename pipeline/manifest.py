@@ -82,6 +82,8 @@ class Frame(_Strict):
     img: InsidePath
     gt: InsidePath | None = None
     flow: InsidePath | None = None
+    depth: InsidePath | None = None
+    thermal: InsidePath | None = None
 
 
 class Video(_Strict):
@@ -98,6 +100,8 @@ class Split(_Strict):
     dataset: Name
     split: Text | None = None
     flow: FlowRecord | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """How often every sample stands in a training epoch, on average; 1 where absent."""
     videos: Annotated[tuple[Video, ...], Field(min_length=1), _unique("name")]
 
     @property
@@ -312,9 +316,9 @@ def _video(
         )
     entries = []
     for frame in video.frames:
-        files = {"img": frame.img, "gt": frame.gt, "flow": frame.flow}
         paths = {}
-        for key, file in files.items():
+        for key in ("img", "gt", "flow", "depth", "thermal"):
+            file = getattr(frame, key)
             if file is None:
                 continue
             if (found := media.image_size(file)) != size:

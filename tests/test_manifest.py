@@ -290,3 +290,25 @@ def test_schema_file_is_that_of_the_model() -> None:
 def test_the_example_is_valid() -> None:
     example = manifest.read(ROOT / "manifests" / "example.json")
     assert example.manifest.datasets[0].dataset == "DAVIS_train"
+
+
+def test_depth_and_thermal_of_still_pictures(tmp_path: Path, quiet: Reporter) -> None:
+    root = tmp_path / "datasets"
+    for folder in ("RGB", "GT", "DEPTH", "THERMAL"):
+        for name in ("a", "b"):
+            grey = media.encode_png(np.full((6, 8), 255, np.uint8))
+            media.write_bytes(root / "VT5000_train" / folder / f"{name}.png", grey)
+    made = manifest.build(["VT5000_train"], root, tmp_path, quiet)["vt5000"]
+    read = manifest.read(manifest.write(made, tmp_path, root)[0]).manifest
+    frame = read.datasets[0].videos[1].frames[0]
+    assert frame.depth == "VT5000_train/DEPTH/b.png"
+    assert frame.thermal == "VT5000_train/THERMAL/b.png"
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("inf"), "much"])
+def test_weights_are_positive_numbers(source: Source, weight: object) -> None:
+    values = source.manifest.model_dump(mode="json")
+    values["datasets"][0]["weight"] = weight
+    source.file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"weight"):
+        manifest.read(source.file)
