@@ -119,7 +119,7 @@ def present(root: Path) -> list[str]:
 
 def _may_be_dataset(folder: Path) -> bool:
     try:
-        return _is_of_pictures(folder, folder.name) or _layout_of(folder) is not None
+        return _is_of_pictures(folder, folder.name) or layout_of(folder) is not None
     except DataError:  # it cannot be read: whoever needs it is told so
         return True
 
@@ -145,19 +145,19 @@ def find(name: str, root: Path) -> Dataset:
 def _missing(name: str, root: Path) -> UsageError:
     here = present(root)
     there = f"In {root}: {', '.join(here) or 'nothing'}."
-    if owner := card_of(name):
+    if owner := card_of(name, root):
         card, _ = owner
         what = f" ({card.download})" if card.download else ""
         return UsageError(
             f"data set {name} is not in {root}. Get it from {card.home}{what}, then: "
             f"vsodpipe import {card.key} FOLDER. {there}"
         )
-    known = {card.dataset(split) for card in cards().values() for split in card.splits}
+    known = {card.dataset(split) for card in cards(root).values() for split in card.splits}
     error = unknown("data set", name, known | set(here))
     return UsageError(f"{error} {there}")
 
 
-def _layout_of(folder: Path) -> Layout | None:
+def layout_of(folder: Path) -> Layout | None:
     """Return the first layout of which `folder` holds at least one video."""
     return next((layout for layout in LAYOUTS if _video_names(folder, layout)), None)
 
@@ -178,7 +178,7 @@ def _names(folder: Path, layout: Layout) -> list[str]:
 def _scan(folder: Path, name: str) -> Dataset:
     if _is_of_pictures(folder, name):
         return Dataset(name, folder, _pictures_of(folder))
-    if layout := _layout_of(folder):
+    if layout := layout_of(folder):
         names = _video_names(folder, layout)
         _check_left_out(folder, layout, names)
         return Dataset(name, folder, tuple(_video(folder, layout, v) for v in names))
@@ -194,7 +194,7 @@ def _scan(folder: Path, name: str) -> Dataset:
 
 def _is_of_pictures(folder: Path, name: str) -> bool:
     """Return whether `folder` is a set of still pictures: only its card can tell."""
-    owner = card_of(name)
+    owner = card_of(name, folder.parent)
     return owner is not None and owner[0].kind == "image" and bool(pictures(folder / "RGB"))
 
 

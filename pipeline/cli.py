@@ -15,12 +15,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vsodpipe import cli_data, cli_datasets, cli_models
+from vsodpipe import cli_data, cli_datasets, cli_manifest, cli_models
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import VsodpipeError
-from vsodpipe.progress import Reporter
+from vsodpipe.progress import Reporter, printable
 
-__all__ = ["app", "cli_data", "cli_datasets", "cli_models", "main"]
+__all__ = ["app", "cli_data", "cli_datasets", "cli_manifest", "cli_models", "main"]
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")
@@ -69,5 +69,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

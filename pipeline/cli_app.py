@@ -24,7 +24,7 @@ DataOption = Annotated[
     typer.Option("--data", help="Data root (default: $VSODPIPE_DATA or ./datasets)."),
 ]
 ManifestOption = Annotated[
-    Path, typer.Option("--manifest", help="Manifest written by `vsodpipe manifest`.")
+    str, typer.Option("--manifest", help="Manifest: .json here or at a URL, .txt rows, a folder.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]

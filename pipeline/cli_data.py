@@ -1,4 +1,4 @@
-"""Commands that turn raw videos into flow, manifests and stores."""
+"""Commands that turn raw videos into flow and stores."""
 
 from __future__ import annotations
 
@@ -23,10 +23,21 @@ from vsodpipe.progress import Reporter
 
 @app.command("import", epilog="Example: vsodpipe import davis ~/Downloads/DAVIS")
 def import_(
-    name: Annotated[str, typer.Argument(help="Card of the data set, such as davis.")],
-    source: Annotated[
-        Path, typer.Argument(help="The official download: its folder, or a zip or tar archive.")
+    name: Annotated[
+        str, typer.Argument(help="Card of the data set, such as davis; with --own, a new name.")
     ],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="The official download, a folder or archive; with --own, your videos."),
+    ],
+    own: Annotated[
+        bool,
+        typer.Option("--own", help="Videos of your own: folders of frames, video files, globs."),
+    ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="With --own: folder of the masks (default: GT or masks beside them)."),
+    ] = None,
     stride: Annotated[
         int | None,
         typer.Option(min=1, help="Take frames whose numbers are so far apart (default: the card)."),
@@ -36,25 +47,45 @@ def import_(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bring an official download into the data root, checked, by links where possible."""
-    from vsodpipe import catalogue, importer
+    """Bring an official download, or your own videos, into the data root, checked, by links."""
+    from vsodpipe import catalogue, importer, own_data
 
     reporter = Reporter(quiet)
     root = catalogue.data_root(data)
-    done = importer.import_dataset(name, source, root, reporter, force=force, stride=stride)
-    card = catalogue.cards()[name]
+    if own:
+        card = None
+        made = own_data.import_own(
+            name, source, root, reporter, masks=masks, force=force, stride=stride
+        )
+        done = [made]
+    else:
+        _check_official(name, source, masks)
+        path = Path(source[0])
+        done = importer.import_dataset(name, path, root, reporter, force=force, stride=stride)
+        card = catalogue.cards(root)[name]
     for split in done:
         count = f"{split.videos} videos, {split.frames} frames"
         reporter.say(f"{split.folder}: {count if split.videos else f'{split.frames} pictures'}")
         for note in split.notes:
             reporter.say(f"  note: {note}")
-    terms = f" ({card.terms})" if card.terms else ""
-    cite = f"Please cite: {card.citation}" if card.citation else f"How to cite: {card.home}"
-    reporter.say(f"{card.title}{terms}. {cite}.")
-    step = "flow" if card.kind == "video" else "manifest"
+    if card is not None:
+        terms = f" ({card.terms})" if card.terms else ""
+        cite = f"Please cite: {card.citation}" if card.citation else f"How to cite: {card.home}"
+        reporter.say(f"{card.title}{terms}. {cite}.")
+    step = "manifest" if card is not None and card.kind == "image" else "flow"
     reporter.say(f"Next: vsodpipe {step} {done[0].dataset}")
     if as_json:
         print_json({s.dataset: {"videos": s.videos, "frames": s.frames} for s in done})
+
+
+def _check_official(name: str, source: list[str], masks: Path | None) -> None:
+    if len(source) > 1:
+        raise UsageError(
+            f"import {name}: expected one folder or archive, got {len(source)}. Name the folder "
+            "that holds them, or bring in videos of your own with --own."
+        )
+    if masks is not None:
+        raise UsageError("--masks: only for videos of your own. Add --own, or leave it out.")
 
 
 @app.command(epilog="Example: vsodpipe flow DAVIS_train --engine dis")
@@ -204,37 +235,6 @@ def _engine_settings(
     elif device not in ("auto", "cpu"):
         raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
     return here, remote
-
-
-@app.command(epilog="Example: vsodpipe manifest DAVIS_train DAVIS_test")
-def manifest(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Data sets or groups (default: all that are there).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the manifests.")] = Path("manifests"),
-    data: DataOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Write manifests (JSON and txt) of the data sets in the data root, after checking them."""
-    from vsodpipe import catalogue
-    from vsodpipe import manifest as manifests
-
-    reporter = Reporter(quiet)
-    root = catalogue.data_root(data)
-    written: dict[str, list[Path]] = {}
-    for made in manifests.build(names or [], root, out, reporter).values():
-        written[made.name] = manifests.write(made, out, root)
-        for split in made.datasets:
-            kind = "no flow" if split.flow is None else f"flow {split.flow['fingerprint']}"
-            count = f"{len(split.videos)} videos, {split.frames} frames"
-            reporter.say(f"{split.dataset}: {count}, {kind}")
-        reporter.say(f"wrote {', '.join(map(str, written[made.name]))}")
-        if any(split.flow is None for split in made.datasets):
-            lacking = next(split.dataset for split in made.datasets if split.flow is None)
-            reporter.warn(f"{lacking} has no flow yet. Run: vsodpipe flow {lacking}")
-    if as_json:
-        print_json(written)
 
 
 @app.command(epilog="Example: vsodpipe pack DAVIS_train --size 384x640")

@@ -13,7 +13,7 @@ from vsodpipe.progress import Reporter
 @app.command(epilog="Example: vsodpipe datasets davsod")
 def datasets(
     name: Annotated[
-        str | None, typer.Argument(help="Card of a data set (default: a table of all).")
+        str | None, typer.Argument(help="Card or data set (default: a table of all).")
     ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -28,19 +28,23 @@ def datasets(
     from vsodpipe.errors import unknown
 
     root = catalogue.data_root(data)
-    cards = known.cards()
+    cards = known.cards(root)
     if name is not None and name not in cards:
-        owner = known.card_of(name)
-        if owner is None:
-            raise unknown("data set card", name, cards)
-        name = owner[0].key
+        owner = known.card_of(name, root)
+        here = catalogue.present(root)
+        if owner is None and name not in here:
+            raise unknown("data set", name, {*cards, *here})
+        name = owner[0].key if owner is not None else name
     if as_json:
         states = {s.dataset: vars(s) for s in inventory.states(root, name)}
-        about = {"card": known.facts(cards[name])} if name else {}
+        about = {"card": known.facts(cards[name])} if name in cards else {}
         print_json({"root": str(root), **about, "datasets": states})
         return
     if name is not None:
-        typer.echo(inventory.describe(cards[name], root))
+        if name in cards:
+            typer.echo(inventory.describe(cards[name], root))
+        else:
+            typer.echo(inventory.describe_own(name, root))
         return
     table = Table("data set", "card", "state", "videos", "frames", "masks", title=f"{root}")
     table.columns[0].no_wrap = True
@@ -52,7 +56,11 @@ def datasets(
         )
         table.add_row(state.dataset, state.card or "-", state.state, *counts)
     Console().print(table)
-    Reporter(quiet).say("How to get one: vsodpipe datasets CARD")
+    reporter = Reporter(quiet)
+    for card in cards.values():
+        if card.shadows:
+            reporter.say(f"note: card {card.key} is {card.file}, in place of the built-in one")
+    reporter.say("How to get one: vsodpipe datasets CARD")
 
 
 def _of(found: int, expected: int | None) -> str:

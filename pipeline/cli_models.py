@@ -54,8 +54,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a network on what a manifest holds, by its published recipe."""
-    from vsodpipe import manifest as manifests
-    from vsodpipe import runs
+    from vsodpipe import inputs, runs
     from vsodpipe import train as training
     from vsodpipe.devices import resolve
 
@@ -63,7 +62,7 @@ def train(
     if resume and (stage or assignments or backbone_weights or init or run):
         raise UsageError("--resume takes the recipe of the run: leave out its other options.")
     training.models.load(model)
-    source = manifests.read(manifest)
+    source = inputs.open_manifest(manifest, reporter)
     if resume:
         stages, folder = runs.resumed(resume, model, source), resume
     else:
@@ -104,13 +103,12 @@ def test(
 ) -> None:
     """Write the saliency maps of a trained network, at the size of the frames."""
     from vsodpipe import checkpoint as checkpoints
-    from vsodpipe import manifest as manifests
-    from vsodpipe import predict
+    from vsodpipe import inputs, predict
     from vsodpipe.devices import resolve
 
     reporter = Reporter(quiet)
     saved = checkpoints.read(checkpoint, model)
-    source = manifests.read(manifest)
+    source = inputs.open_manifest(manifest, reporter)
     if out is None and not checkpoint.is_dir():
         raise UsageError("--checkpoint names a file: say where the maps go with --out FOLDER.")
     maps = out if out is not None else checkpoint / "maps"
@@ -136,14 +134,13 @@ def eval_(
     """Score saliency maps: J, boundary F, S-measure, max F and MAE, per video and in total."""
     from rich.console import Console
 
-    from vsodpipe import evaluate
-    from vsodpipe import manifest as manifests
+    from vsodpipe import evaluate, inputs
 
     if frames not in ("trim", "all"):
         raise unknown("value of --frames:", frames, ("trim", "all"))
     reporter = Reporter(quiet)
     protocol = evaluate.Protocol(frames=frames)  # type: ignore[arg-type]
-    result = evaluate.evaluate(maps, manifests.read(manifest), protocol, reporter)
+    result = evaluate.evaluate(maps, inputs.open_manifest(manifest, reporter), protocol, reporter)
     if scores := evaluate.save(result, maps):
         reporter.say(f"wrote {scores}")
     if as_json:

@@ -52,7 +52,7 @@ class Result:
     """Mean distance in pixels of the engine's flow from the exact one."""
     motion: float
     """Mean length in pixels of the exact flow: the error of an engine that sees no motion."""
-    written: dict[str, Path]
+    written: dict[str, Path | str]
 
 
 def run(out: Path, reporter: Reporter) -> Result:

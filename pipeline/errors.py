@@ -10,7 +10,7 @@ Messages follow one template: what failed, what was expected and what came inste
 next step.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -49,4 +49,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     near = get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     hint = next((f" Did you mean {n}?" for n in names if near and n.lower() == near[0]), "")
-    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {few(names, 60) or 'none'}.")
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

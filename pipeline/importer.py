@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vsodpipe import card as known
-from vsodpipe import locate, masks, media, plan, tree, unpack
+from vsodpipe import import_record, locate, masks, media, plan, tree, unpack
 from vsodpipe.card import Card
-from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.errors import DataError, UsageError, few, unknown
 from vsodpipe.locate import Found
 from vsodpipe.plan import Item, Plan
 from vsodpipe.progress import Reporter
@@ -50,20 +52,23 @@ def import_dataset(
     has no video is left out, with a note. Raises UsageError for an unknown card and DataError for a
     source that is not this data set or does not fit together.
     """
-    cards = known.cards()
+    cards = known.cards(root)
     if key not in cards:
-        raise unknown("data set card", key, cards)
+        own = f"Data of your own: vsodpipe import --own {key} {source}"
+        raise UsageError(f"{unknown('data set card', key, cards)} {own}")
     card = cards[key]
+    if card.shadows:
+        reporter.say(f"note: card {key} is {card.file}, in place of the built-in one")
     if stride is not None and (card.kind == "image" or stride < 1):
         raise UsageError(f"--stride {stride}: expected 1 or more, and a data set of videos.")
-    base, found = _found(card, source, root, reporter, force)
+    base, found = _found(card, cards, source, root, reporter, force)
     plans = {name: plan.make(card, name, split, base, stride) for name, split in found.items()}
     if not any(each.videos for each in plans.values()):
         raise DataError(f"{base}: has lists of videos, but no frames of them. Restore the frames.")
     listed = {video for each in plans.values() for video in each.videos}
     shared = {video for each in found.values() if each.shared for video in each.videos}
     if other := sorted(shared - listed, key=media.natural_key):
-        reporter.say(f"note: {len(other)} videos are in no split: {plan.few(other)}")
+        reporter.say(f"note: {len(other)} videos are in no split: {few(other)}")
     done = []
     for name in card.splits:
         folder = root / card.dataset(name)
@@ -71,11 +76,18 @@ def import_dataset(
             reporter.say(f"note: {folder.name} is left out: none of its videos lies in {source}")
             continue
         done.append(_import_split(card, plans[name], folder, reporter, force))
+        if card.kind == "video":
+            import_record.write(folder, key, source, stride or card.step)
     return done
 
 
 def _found(
-    card: Card, source: Path, root: Path, reporter: Reporter, force: bool
+    card: Card,
+    cards: dict[str, Card],
+    source: Path,
+    root: Path,
+    reporter: Reporter,
+    force: bool,
 ) -> tuple[Path, dict[str, Found]]:
     """Return the folder of `source` and what it holds of the card, judged before it is unpacked."""
     is_archive = unpack.is_archive(source)
@@ -90,7 +102,7 @@ def _found(
             f"{source}: not the official {card.name} folder: no folder, zip or tar file. {got}."
         )
     found = locate.splits(card, listing, name)
-    locate.check(card, found, listing, name, str(source))
+    locate.check(card, found, listing, name, str(source), cards.values())
     if is_archive:
         folder = root / UNPACKED / card.key / name
         unpack.extract(source, folder, reporter, force=force)
@@ -104,16 +116,32 @@ def _import_split(
     unit = "video" if card.kind == "video" else "folder"
     with reporter.task(f"import {folder.name}", len(planned.videos), unit) as counter:
         for video, items in planned.videos.items():
-            _import_video(planned.rule, video, folder / video, items, force)
+            with tidied(folder / video, folder):
+                import_video(planned.rule, video, folder / video, items, force)
             counter.advance()
     frames = sum(map(len, planned.videos.values()))
     videos = len(planned.videos) if card.kind == "video" else 0
     return Imported(folder.name, folder, videos, frames, planned.notes)
 
 
-def _import_video(rule: str, video: str, target: Path, items: list[Item], force: bool) -> None:
-    """Write `target`/GT, DEPTH or THERMAL where there are any, and RGB last."""
-    masked = {f"{item.frame.stem}.png": item for item in items if item.masks}
+@contextmanager
+def tidied(*folders: Path) -> Iterator[None]:
+    """Remove those of the `folders` that an error leaves empty."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def import_video(rule: str, video: str, target: Path, items: list[Item], force: bool) -> None:
+    """Write `target`/GT, DEPTH or THERMAL where there are any, and RGB last.
+
+    What stands complete already is kept unless `force`. Raises DataError for a mask that is damaged
+    or does not fit its frame.
+    """
     plain = {"RGB": {item.frame.name: item.frame for item in items}}
     for kind in ("depth", "thermal"):
         there = [
@@ -121,15 +149,10 @@ def _import_video(rule: str, video: str, target: Path, items: list[Item], force:
         ]
         if there:
             plain[kind.upper()] = {f"{stem}{file.suffix}": file for stem, file in there}
-    stand = all(_stands(target / kind, files) for kind, files in plain.items())
-    firsts = {name: item.masks[0] for name, item in masked.items()}
-    if not force and stand and _stands(target / "GT", firsts):
+    stand = all(stands(target / kind, files) for kind, files in plain.items())
+    if not force and stand and masks_stand(target, items):
         return
-    with media.replacing(target / "GT") as partial:
-        partial.mkdir()
-        for name, item in masked.items():
-            _place_mask(rule, video, item, partial / name)
-        media.remove(target / "GT")
+    write_masks(rule, video, target, items)
     # frames last: without RGB the folder is no video yet
     for kind in sorted(plain):
         with media.replacing(target / kind) as partial:
@@ -139,7 +162,26 @@ def _import_video(rule: str, video: str, target: Path, items: list[Item], force:
             media.remove(target / kind)
 
 
-def _stands(folder: Path, files: dict[str, Path]) -> bool:
+def masks_stand(target: Path, items: list[Item]) -> bool:
+    """Return whether `target`/GT holds the masks of `items` and no others."""
+    return stands(target / "GT", {_mask_name(i): i.masks[0] for i in items if i.masks})
+
+
+def write_masks(rule: str, video: str, target: Path, items: list[Item]) -> None:
+    """Write or link the masks of `items` as `target`/GT, in place of what was there."""
+    with media.replacing(target / "GT") as partial:
+        partial.mkdir()
+        for item in items:
+            if item.masks:
+                _place_mask(rule, video, item, partial / _mask_name(item))
+        media.remove(target / "GT")
+
+
+def _mask_name(item: Item) -> str:
+    return f"{item.frame.stem}.png"
+
+
+def stands(folder: Path, files: dict[str, Path]) -> bool:
     """Return whether `folder` holds exactly `files`, each a link to its source or written anew."""
     if not folder.is_dir() or {path.name for path in folder.iterdir()} != files.keys():
         return False

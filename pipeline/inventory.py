@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsodpipe import card as known
-from vsodpipe import catalogue
+from vsodpipe import catalogue, import_record
 from vsodpipe.card import Card, Split
 from vsodpipe.errors import DataError
 
@@ -30,11 +30,12 @@ class State:
 
 
 def states(root: Path, only: str | None = None) -> list[State]:
-    """Return the state of every split of every card (or of card `only`), then of other data sets.
+    """Return the state of every split of every card (or of card `only`), then of other data sets
+    (or of data set `only`).
 
     Folders are listed and no file is opened; the first frame of every video must exist.
     """
-    cards = known.cards()
+    cards = known.cards(root)
     found = [
         _state(root, card.dataset(name), card, split)
         for card in cards.values()
@@ -42,9 +43,9 @@ def states(root: Path, only: str | None = None) -> list[State]:
         for name, split in card.splits.items()
     ]
     names = {state.dataset for state in found} | {card.name for card in cards.values()}
-    if only is None:
+    if only not in cards:
         own = [name for name in catalogue.present(root) if name not in names]
-        found += [_state(root, name, None, Split()) for name in own]
+        found += [_state(root, name, None, Split()) for name in own if only in (None, name)]
     return found
 
 
@@ -52,10 +53,13 @@ def _state(root: Path, dataset: str, card: Card | None, split: Split) -> State:
     key = card.key if card else None
     is_image = card is not None and card.kind == "image"
     videos = None if is_image else split.count
-    frames = split.count if is_image else split.frames
+    frames, masks_of_all = split.count if is_image else split.frames, split.masks
     if not (root / dataset).is_dir():
         return State(dataset, key, "missing", 0, 0, 0, videos, frames)
     try:
+        stride = import_record.stride(root / dataset)
+        if card is not None and stride not in (None, card.step):
+            frames, masks_of_all = _frames_of(split, card, stride or 1), None
         held = catalogue.find(dataset, root).videos
     except DataError as error:
         return State(dataset, key, "incomplete", 0, 0, 0, videos, frames, str(error))
@@ -71,10 +75,27 @@ def _state(root: Path, dataset: str, card: Card | None, split: Split) -> State:
         problem = f"{videos - count} of {videos} videos are missing"
     elif frames is not None and len(there) < frames:
         problem = f"{frames - len(there)} of {frames} frames are missing"
-    elif split.masks is not None and masks < split.masks:
-        problem = f"{split.masks - masks} of {split.masks} masks are missing"
+    elif masks_of_all is not None and masks < masks_of_all:
+        problem = f"{masks_of_all - masks} of {masks_of_all} masks are missing"
     state = "incomplete" if problem else "present"
     return State(dataset, key, state, count, len(there), masks, videos, frames, problem)
+
+
+def _frames_of(split: Split, card: Card, stride: int) -> int | None:
+    """Return the frames to expect of videos whose every `stride`-th frame was imported."""
+    counts = [n for n in split.videos.values() if n is not None]
+    are_known = card.step == 1 and counts and len(counts) == len(split.videos)
+    return sum(-(-n // stride) for n in counts) if are_known else None
+
+
+def describe_own(name: str, root: Path) -> str:
+    """Return what was found of a data set without a card, for a person to read."""
+    state = _state(root, name, None, Split())
+    problem = f" ({state.problem})" if state.problem else ""
+    return (
+        f"{root / name}: no card, {state.state}: {state.videos} videos, {state.frames} frames, "
+        f"{state.masks} masks{problem}"
+    )
 
 
 def describe(card: Card, root: Path) -> str:
@@ -87,6 +108,7 @@ def describe(card: Card, root: Path) -> str:
         "kind": ", ".join((f"{card.kind}s", *card.auxiliary)),
         "masks": card.annotation,
         "mask rule": ", ".join(dict.fromkeys(raw.mask for raw in card.layouts)),
+        "card": _private(card),
         "frame step": None if card.step == 1 else f"{card.step} (import --stride)",
         "protocol": card.protocol,
     }
@@ -103,6 +125,12 @@ def describe(card: Card, root: Path) -> str:
         problem = f" ({state.problem})" if state.problem else ""
         lines.append(f"    {state.dataset}: {state.state}: expected {expected}{text}{problem}")
     return "\n".join(lines)
+
+
+def _private(card: Card) -> str | None:
+    if card.file is None:
+        return None
+    return f"{card.file}{', in place of the built-in one' if card.shadows else ''}"
 
 
 def _count(kind: str, videos: int | None, frames: int | None) -> str:

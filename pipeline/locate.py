@@ -6,11 +6,11 @@ Works on names alone, so that an archive is judged before it is unpacked.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vsodpipe import media, tree
-from vsodpipe.card import Card, Raw, Split, cards
+from vsodpipe.card import Card, Raw, Split
 from vsodpipe.errors import DataError
 from vsodpipe.tree import Tree
 
@@ -140,14 +140,23 @@ def chosen(card: Card, key: str, found: Found, names: list[str] | None) -> Found
     return replace(found, videos={v: found.videos[v] for v in names if v in found.videos})
 
 
-def check(card: Card, found: dict[str, Found], source: Tree, name: str, place: str) -> None:
-    """Raise DataError where the download is another data set than `card`, naming the one it fits.
+def check(
+    card: Card,
+    found: dict[str, Found],
+    source: Tree,
+    name: str,
+    place: str,
+    cards: Iterable[Card],
+) -> None:
+    """Raise DataError where the download is another data set than `card`, naming which of `cards`
+    it fits.
 
     Listed names decide, else what names of the card look like, else the number of pictures. A
     download without the lists of its splits is held against the names of all of them.
     """
+    others = [other for other in cards if other is not card]
     if not any(found.values()):
-        fits = [c.key for c in cards().values() if c is not card and _is_it(c, source, name)]
+        fits = [other.key for other in others if _is_it(other, source, name)]
         got = f"Unpack {card.download} from {card.home}" if card.download else f"See {card.home}"
         hint = f"It fits {_either(fits, place)}." if fits else f"{got} and name its folder."
         wanted = [e for s in card.splits.values() for e in s.lists] or [
@@ -160,17 +169,19 @@ def check(card: Card, found: dict[str, Found], source: Tree, name: str, place: s
         )
     for key, split in found.items():
         label = split.base.rstrip("/").rpartition("/")[2] or name
-        if problem := _other(card, key, split) or _named_otherwise(card, label):
+        if problem := _other(card, key, split, others) or _named_otherwise(card, label, others):
             words, fits = problem
             hint = f"They fit {_either(fits, place)}." if fits else "Check what was downloaded."
             raise DataError(f"{place}: not {card.dataset(key)}: {words}. {hint}")
 
 
-def _named_otherwise(card: Card, label: str) -> tuple[str, list[str]] | None:
+def _named_otherwise(
+    card: Card, label: str, others: Sequence[Card]
+) -> tuple[str, list[str]] | None:
     """Return what still pictures, which have no names to go by, are by the name of their folder."""
     if card.kind != "image" or label.lower() in _labels(card):
         return None
-    fits = [c.key for c in cards().values() if c.kind == "image" and label.lower() in _labels(c)]
+    fits = [c.key for c in others if c.kind == "image" and label.lower() in _labels(c)]
     return (f"its folder is called {label}", fits) if fits else None
 
 
@@ -190,19 +201,21 @@ def _either(fits: list[str], place: str) -> str:
 def _is_it(card: Card, source: Tree, name: str) -> bool:
     found = splits(card, source, name)
     if card.kind == "video":
-        return bool(found) and not any(_other(card, k, f, alone=True) for k, f in found.items())
+        return bool(found) and not any(_other(card, k, f, None) for k, f in found.items())
     # folders of pictures are called alike everywhere: only name and number tell them apart
     return any(f.named or f.pictures() == card.splits[k].count for k, f in found.items())
 
 
-def _other(card: Card, key: str, found: Found, alone: bool = False) -> tuple[str, list[str]] | None:
+def _other(
+    card: Card, key: str, found: Found, others: Sequence[Card] | None
+) -> tuple[str, list[str]] | None:
     """Return why `found` is not this split, in words, and what fits; None where it may be it.
 
-    `alone`: judge by this card's own names only.
+    Without `others` only this card's own names judge.
     """
     split = card.splits[key]
     if card.kind == "image":
-        return None if alone else _other_pictures(card, key, found.pictures())
+        return _other_pictures(card, key, found.pictures(), others) if others else None
     names = set(found.videos)
     known = card.names() if found.shared or found.listed else set(split.videos)
     if known:
@@ -211,11 +224,11 @@ def _other(card: Card, key: str, found: Found, alone: bool = False) -> tuple[str
         own = sum(bool(re.fullmatch(card.pattern, name)) for name in names) / len(names)
     else:
         own = 1.0
-    if alone:
+    if others is None:
         return ("", []) if own < 0.5 else None
     shares = {
         (other.key, k): len(names & s.videos.keys()) / len(names)
-        for other in cards().values()
+        for other in (card, *others)
         for k, s in other.splits.items()
         if s.videos and not (other is card and (found.shared or found.listed or k == key))
     }
@@ -227,23 +240,22 @@ def _other(card: Card, key: str, found: Found, alone: bool = False) -> tuple[str
     if own == 0:
         like = {
             c.key
-            for c in cards().values()
-            if c.pattern
-            and c is not card
-            and not c.names()
-            and all(re.fullmatch(c.pattern, n) for n in names)
+            for c in others
+            if c.pattern and not c.names() and all(re.fullmatch(c.pattern, n) for n in names)
         }
         few = ", ".join(sorted(names, key=media.natural_key)[:3])
         return f"none of its {len(names)} videos ({few}) is one of the data set's", sorted(like)
     return None
 
 
-def _other_pictures(card: Card, key: str, count: int) -> tuple[str, list[str]] | None:
+def _other_pictures(
+    card: Card, key: str, count: int, others: Sequence[Card]
+) -> tuple[str, list[str]] | None:
     if count == card.splits[key].count or card.splits[key].unsure:
         return None
     fits = [
         f"{other.key} (split {k})"
-        for other in cards().values()
+        for other in (card, *others)
         for k, split in other.splits.items()
         if other.kind == "image"
         and split.count == count

@@ -8,45 +8,37 @@ Paths are relative to the manifest's root and cannot leave it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from vsodpipe import catalogue, flow_record, media
 from vsodpipe.catalogue import Dataset
 from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.manifest_text import MAX_BYTES, inside, one_part, parse, plain, shown
 from vsodpipe.progress import Reporter
 
 SPLITS = ("train", "val", "test")
 """Endings by which data sets without a card are grouped, in the order of a manifest."""
-
-
-def _plain(text: str) -> str:
-    # file names of other encodings arrive with surrogates, which no JSON can hold
-    if re.search("[\0\ud800-\udfff]", text):
-        raise ValueError(f"{text!r} is not UTF-8 text")
-    return text
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in parts[0]:
-        raise ValueError(f"path {path!r} leaves the manifest's root")
-    return path
-
-
-def _one_part(name: str) -> str:
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\"):
-        raise ValueError(f"name {name!r} is not one part of a path")
-    return name
 
 
 def _unique(key: str) -> AfterValidator:
@@ -55,15 +47,16 @@ def _unique(key: str) -> AfterValidator:
     def check(items: tuple[Any, ...]) -> tuple[Any, ...]:
         ((name, count),) = Counter(getattr(item, key) for item in items).most_common(1)
         if count > 1:
-            raise ValueError(f"{key} {name!r} is there {count} times")
+            raise ValueError(f"{key} {shown(name)} is there {count} times")
         return items
 
     return AfterValidator(check)
 
 
-Text = Annotated[str, AfterValidator(_plain)]
-InsidePath = Annotated[Text, AfterValidator(_inside)]
-Name = Annotated[Text, AfterValidator(_one_part)]
+Text = Annotated[str, AfterValidator(plain)]
+InsidePath = Annotated[Text, AfterValidator(inside)]
+Name = Annotated[Text, AfterValidator(one_part)]
+Pixels = Annotated[int, Field(gt=0, le=media.MAX_PIXELS)]
 FlowRecord = Annotated[
     dict[str, Any],
     AfterValidator(flow_record.check),
@@ -75,7 +68,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Frame(_Strict):
+# there may be millions: slots take a third of the memory of a BaseModel
+@pydantic_dataclass(config=ConfigDict(extra="forbid"), slots=True, frozen=True, kw_only=True)
+class Frame:
     """One frame; paths are relative to the root of the manifest."""
 
     name: Name
@@ -90,8 +85,8 @@ class Video(_Strict):
     """A video: native (height, width) in pixels and its frames in order."""
 
     name: Name
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    frames: Annotated[tuple[Frame, ...], Field(min_length=1), _unique("name")]
+    size: tuple[Pixels, Pixels]
+    frames: Annotated[tuple[Frame, ...], FailFast(), Field(min_length=1), _unique("name")]
 
 
 class Split(_Strict):
@@ -102,7 +97,7 @@ class Split(_Strict):
     flow: FlowRecord | None = None
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """How often every sample stands in a training epoch, on average; 1 where absent."""
-    videos: Annotated[tuple[Video, ...], Field(min_length=1), _unique("name")]
+    videos: Annotated[tuple[Video, ...], FailFast(), Field(min_length=1), _unique("name")]
 
     @property
     def frames(self) -> int:
@@ -116,7 +111,9 @@ class Manifest(_Strict):
     version: Literal[1] = 1
     name: Name
     root: Text
-    datasets: Annotated[tuple[Split, ...], Field(min_length=1), _unique("dataset")]
+    made_by: Text | None = None
+    """The command that made a part or a mixture; absent where a group's data sets are whole."""
+    datasets: Annotated[tuple[Split, ...], FailFast(), Field(min_length=1), _unique("dataset")]
 
 
 @dataclass(frozen=True)
@@ -124,12 +121,19 @@ class Source:
     """A manifest that was read, and the folder or URL its paths start from."""
 
     manifest: Manifest
-    file: Path
+    file: Path | str
+    """Where it was read from: a file, a URL, or the folder it was made of."""
     root: str
 
     def path(self, relative: str) -> str:
         """Return the full path or URL of a file of the manifest."""
         return f"{self.root}/{relative}"
+
+    def sha256(self) -> str:
+        """Return the hash of the file behind it, or of the manifest made of a folder."""
+        folder = os.path.isdir(self.file)
+        data = _dump(self.manifest) if folder else media.read_bytes(self.file)
+        return hashlib.sha256(data).hexdigest()
 
     def split(self, dataset: str) -> Split:
         """Return the split of that name. Raises UsageError with the known ones."""
@@ -158,54 +162,86 @@ def require_flow(split: Split) -> None:
         )
 
 
-def read(file: Path) -> Source:
-    """Return the manifest in `file`. Raises DataError with the first fault in words."""
-    values = media.read_json(file, "See vsodpipe manifest.")
-    with _valid(f"{file}: not a valid manifest", "Write it anew with vsodpipe manifest."):
+def read(file: Path | str) -> Source:
+    """Return the manifest in `file`, a JSON of up to MAX_BYTES, or at that fsspec URL.
+
+    Raises DataError with the first fault in words.
+    """
+    try:
+        # nothing holds on to the bytes: of a million rows each copy is 200 MB
+        values = parse(media.read_bytes(file, limit=MAX_BYTES).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{file}: not a JSON file ({words}). See vsodpipe manifest.") from error
+    with valid(f"{file}: not a valid manifest", "Write it anew with vsodpipe manifest."):
         manifest = Manifest.model_validate(values)
-    root = manifest.root
-    if "://" not in root:
-        root = str((file.parent / root).resolve())
-    return Source(manifest=manifest, file=file, root=root)
+    return Source(manifest=manifest, file=file, root=_root(manifest.root, file))
+
+
+def _root(root: str, file: Path | str) -> str:
+    """Return where the paths of the manifest at `file` start: a folder or a URL."""
+    scheme, remote, place = str(file).partition("://") if isinstance(file, str) else ("", "", "")
+    if "://" in root:
+        if remote and root.startswith(("file:", "local:")):
+            raise DataError(f"{file}: its root {shown(root)} is on your disk. Write it anew.")
+        return root
+    if not remote:
+        return str((Path(file).parent / root).resolve())
+    # the first part may be a host or a bucket: no root leaves it
+    host, _, path = place.partition("?")[0].rpartition("/")[0].partition("/")
+    joined = posixpath.normpath(posixpath.join("/", path, root)).strip("/")
+    return f"{scheme}://{host}/{joined}".rstrip("/")
 
 
 @contextmanager
-def _valid(place: str, remedy: str) -> Iterator[None]:
+def valid(place: str, remedy: str) -> Iterator[None]:
     """Turn what pydantic finds into a DataError of one line: the first fault and where it is."""
     try:
         yield
     except ValidationError as error:
         first, *more = error.errors(include_url=False, include_input=False)
-        where = ".".join(str(step) for step in first["loc"]) or "the top"
+        where = ".".join(map(_step, first["loc"])) or "the top"
         rest = f" ({len(more)} more faults)" if more else ""
         raise DataError(f"{place}: at {where}: {first['msg']}{rest}. {remedy}") from error
 
 
-def build(names: list[str], root: Path, out: Path, reporter: Reporter) -> dict[str, Manifest]:
+def _step(step: int | str) -> str:
+    known = isinstance(step, int) or re.fullmatch(r"\w{1,40}", step)
+    return str(step) if known else shown(str(step), 40)
+
+
+def build(
+    names: list[str], root: Path, out: Path, reporter: Reporter, *, name: str | None = None
+) -> dict[str, Manifest]:
     """Return a manifest a group of data sets (DAVIS_train and DAVIS_test are `davis`).
 
     `names` are data sets of the data root, or groups; none takes all that are there. Every header
     is read: sizes of frame, mask and flow must agree; flow is complete and of one kind, or absent.
-    Says which data sets a manifest in `out` holds and its successor does not.
+    Says which data sets a manifest in `out` holds and its successor does not. With `name`, all are
+    in one manifest of that name.
     """
     made = {}
-    for group, datasets in _chosen(names, root, reporter).items():
+    chosen = _chosen(names, root, reporter)
+    if name is not None:
+        chosen = {name: [dataset for datasets in chosen.values() for dataset in datasets]}
+    for group, datasets in chosen.items():
         splits = tuple(split_of(catalogue.find(d, root), root, reporter) for d in datasets)
-        with _valid(f"manifest of {group}", "Rename the folders."):
-            base = _relative_root(root, out)
+        with valid(f"manifest of {group}", "Rename the folders."):
+            base = relative_root(root, out)
             made[group] = Manifest(name=group, root=base, datasets=splits)
-        _warn_of_lost(out / f"{group}.json", datasets, reporter)
+        if name is None:
+            warn_of_lost(out / f"{group}.json", datasets, reporter)
     return made
 
 
 def _chosen(names: list[str], root: Path, reporter: Reporter) -> dict[str, list[str]]:
     """Return the data sets of every group that `names` ask for, each once and in order."""
     here = catalogue.present(root)
-    downloads = {card.name.lower(): card for card in catalogue.cards().values()}
+    downloads = {card.name.lower(): card for card in catalogue.cards(root).values()}
     groups: dict[str, set[str]] = {}
     for dataset in here:
         if dataset.lower() not in downloads:
-            groups.setdefault(_group_and_split(dataset)[0], set()).add(dataset)
+            groups.setdefault(group_and_split(dataset, root)[0], set()).add(dataset)
         elif not names:
             card = downloads[dataset.lower()]
             reporter.say(
@@ -217,16 +253,17 @@ def _chosen(names: list[str], root: Path, reporter: Reporter) -> dict[str, list[
         if name in groups:
             chosen.setdefault(name, set()).update(groups[name])
         elif name in here:
-            chosen.setdefault(_group_and_split(name)[0], set()).add(name)
+            chosen.setdefault(group_and_split(name, root)[0], set()).add(name)
         else:
             catalogue.find(name, root)
             raise _outside(name, root)
     if not chosen:
         raise UsageError(f"no data set in {root}. Bring one with: vsodpipe import davis FOLDER.")
-    return {group: sorted(datasets, key=_order) for group, datasets in chosen.items()}
+    return {group: sorted(datasets, key=_order(root)) for group, datasets in chosen.items()}
 
 
-def _warn_of_lost(file: Path, datasets: list[str], reporter: Reporter) -> None:
+def warn_of_lost(file: Path, datasets: list[str], reporter: Reporter) -> None:
+    """Say which data sets the manifest in `file` holds, if there is one, that `datasets` lack."""
     with suppress(DataError):  # no manifest yet, or none that could be read before
         if lost := [name for name in read(file).names() if name not in datasets]:
             reporter.warn(f"{file} no longer holds {', '.join(lost)}")
@@ -235,46 +272,58 @@ def _warn_of_lost(file: Path, datasets: list[str], reporter: Reporter) -> None:
 def _outside(name: str | Path, root: Path) -> UsageError:
     return UsageError(
         f"{name}: expected a data set inside the data root {root}: a folder of videos with their "
-        "frames. Move it there, or name another data root with --data."
+        f"frames. Bring it in with: vsodpipe import --own NAME {name}"
     )
 
 
-def write(manifest: Manifest, out: Path, root: Path) -> list[Path]:
-    """Write `NAME.json` and a txt for every split into folder `out`; return the files."""
+def write(manifest: Manifest, out: Path, root: Path | str) -> list[Path]:
+    """Write `NAME.json` and a txt for every split into folder `out`; return the files.
+
+    The txt files of a part or a mixture have its name before theirs (`mix.davis_train.txt`).
+    """
     files = [out / f"{manifest.name}.json"]
-    text = manifest.model_dump_json(exclude_none=True, indent=1)
-    media.write_bytes(files[0], text.encode() + b"\n")
+    media.write_bytes(files[0], _dump(manifest))
     for split in manifest.datasets:
-        file = out / f"{split.dataset.lower()}.txt"
-        media.write_bytes(file, "".join(_rows(split, root)).encode(errors="surrogateescape"))
+        before = f"{manifest.name}." if manifest.made_by else ""
+        file = out / f"{before}{split.dataset.lower()}.txt"
+        with media.replacing(file) as partial, open(partial, "wb") as opened:
+            opened.writelines(row.encode(errors="surrogateescape") for row in _rows(split, root))
         files.append(file)
     return files
 
 
-def _rows(split: Split, root: Path) -> Iterator[str]:
-    rows = [
-        [str(root / path) if path else "-" for path in (frame.img, frame.gt, frame.flow)]
-        for video in split.videos
-        for frame in video.frames
-    ]
-    blank = any(" " in path for row in rows for path in row)
-    yield from (("\t" if blank else " ").join(row) + "\n" for row in rows)
+def _dump(manifest: Manifest) -> bytes:
+    return TypeAdapter(Manifest).dump_json(manifest, exclude_none=True, indent=1) + b"\n"
 
 
-def _group_and_split(dataset: str) -> tuple[str, str | None]:
+def _rows(split: Split, root: Path | str) -> Iterator[str]:
+    frames = [frame for video in split.videos for frame in video.frames]
+    blank = " " in str(root) or any(
+        " " in path for f in frames for path in (f.img, f.gt, f.flow) if path
+    )
+    mark = "\t" if blank else " "
+    start = f"{root}/" if isinstance(root, str) else str(root / "x")[:-1]
+    for f in frames:
+        yield mark.join(start + path if path else "-" for path in (f.img, f.gt, f.flow)) + "\n"
+
+
+def group_and_split(dataset: str, root: Path) -> tuple[str, str | None]:
     """Return (davis, train) for DAVIS_train: by its card, or by the end of its name."""
-    if owner := catalogue.card_of(dataset):
+    if owner := catalogue.card_of(dataset, root):
         return owner[0].key, owner[1]
     stem, _, end = dataset.rpartition("_")
     return (stem.lower(), end) if stem and end in SPLITS else (dataset.lower(), None)
 
 
-def _order(dataset: str) -> tuple[int, str]:
-    split = _group_and_split(dataset)[1]
-    return SPLITS.index(split) if split in SPLITS else len(SPLITS), dataset
+def _order(root: Path) -> Callable[[str], tuple[int, str]]:
+    def key(dataset: str) -> tuple[int, str]:
+        split = group_and_split(dataset, root)[1]
+        return SPLITS.index(split) if split in SPLITS else len(SPLITS), dataset
+
+    return key
 
 
-def _relative_root(root: Path, out: Path) -> str:
+def relative_root(root: Path, out: Path) -> str:
     """Return the data root as seen from the manifest's folder, so that both can move together."""
     return Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
 
@@ -294,12 +343,12 @@ def split_of(dataset: Dataset, root: Path, reporter: Reporter) -> Split:
     videos = []
     with (
         reporter.task(f"check {dataset.name}", total, "frame") as counter,
-        _valid(f"{dataset.root}", "Rename the files."),
+        valid(f"{dataset.root}", "Rename the files."),
     ):
         for video in dataset.videos:
             videos.append(_video(dataset.name, video, base, record))
             counter.advance(len(video.frames))
-        split = _group_and_split(dataset.name)[1]
+        split = group_and_split(dataset.name, root)[1]
         return Split(dataset=dataset.name, split=split, flow=record, videos=tuple(videos))
 
 

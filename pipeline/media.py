@@ -47,20 +47,31 @@ def frame_number(stem: str) -> int | None:
     return int(runs[-1]) if runs else None
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Return the bytes behind a local path or an fsspec URL. Raises DataError for none."""
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
+    """Return the bytes behind a local path or an fsspec URL.
+
+    Raises DataError for none, and for more than `limit` of them.
+    """
+    most = -1 if limit is None else limit + 1
     if isinstance(path, str) and "://" in path:
-        return _read_url(path)
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        data = _read_url(path, most)
+    else:
+        try:
+            with open(path, "rb") as file:
+                # read() takes memory for all that it is asked for; a device says it has nothing
+                there = os.fstat(file.fileno()).st_size
+                data = file.read(min(most, there + 1) if there and limit else most)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    if limit is not None and len(data) > limit:
+        raise DataError(f"{path}: more than the limit of {limit} bytes. Split it into several.")
+    return data
 
 
-def _read_url(url: str) -> bytes:
+def _read_url(url: str, most: int) -> bytes:
     try:
         with fsspec.open(url, "rb") as file:
-            data: bytes = file.read()
+            data: bytes = file.read(most)
             return data
     except ImportError as error:  # fsspec says which package this protocol needs
         raise DataError(f"{url}: cannot be read: {_words(error)}.") from error
@@ -81,13 +92,20 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Raises DataError for one that does not decode, and for grey levels of more than 8 bits.
     """
-    data = read_bytes(path)
+    return decode_image(path, read_bytes(path))
+
+
+def decode_image(path: str | Path, data: bytes, luma: bool = False) -> NDArray[np.uint8]:
+    """Return the picture in the bytes of `path` as `read_image` does.
+
+    With `luma`, a JPEG is (H, W, 1): all of it is decoded, and no time spent on its colours.
+    """
     if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             _check_pixels(path, height, width)
             if colorspace not in ("CMYK", "YCCK"):
-                return simplejpeg.decode_jpeg(data)
+                return simplejpeg.decode_jpeg(data, "GRAY" if luma else "RGB")
         except ValueError as error:
             raise _damaged(path, error) from error
     with _opened(path, io.BytesIO(data)) as picture:
@@ -106,16 +124,24 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     colour picture is foreground above 128, except that one whose largest value is 1 holds 0 and 1.
     The mode tells the two apart: 255 is void in the one and foreground in the other.
     """
-    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
-        if picture.mode == "P":
-            index = np.array(picture)
-            return (index != 0) & (index != 255)
-        if picture.mode not in ("1", "L", "LA", "RGB", "RGBA"):
+    numbers, values = decode_mask(path, read_bytes(path))
+    if numbers:
+        return (values != 0) & (values != 255)
+    return values > (0 if values.max(initial=0) == 1 else 128)
+
+
+def decode_mask(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]:
+    """Return whether a mask holds object numbers, and its numbers or grey levels as uint8 (H, W).
+
+    Raises DataError for bytes of `path` that are no such picture.
+    """
+    with _opened(path, io.BytesIO(data)) as picture:
+        if picture.mode not in ("P", "1", "L", "LA", "RGB", "RGBA"):
             raise DataError(
                 f"{path}: expected a palette, grey or RGB mask, got picture mode {picture.mode}."
             )
-        grey = np.array(picture.convert("L"))
-    return grey > (0 if grey.max(initial=0) == 1 else 128)
+        numbers = picture.mode == "P"
+        return numbers, np.array(picture if numbers else picture.convert("L"))
 
 
 def read_map(path: str | Path) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vsodpipe import locate, masks, media
 from vsodpipe.card import Card, Split
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, few
 from vsodpipe.locate import Files, Found
 
 
@@ -101,7 +101,7 @@ def _frames(
     kept = [n for n in numbers if (n - numbers[0]) % step == 0]
     items = [Item(frames[n], found.get(n, ()), dat=dat) for n in kept]
     for item in items:
-        if rule != "lossy" and (wrong := _wrong_size(item)):
+        if rule != "lossy" and (wrong := wrong_size(item)):
             raise DataError(f"{wrong}. Restore the files.")
     return items, notes
 
@@ -137,7 +137,7 @@ def _pictures(kinds: dict[str, Files], base: Path) -> tuple[list[Item], list[str
         gt = tuple(base / path for path in kinds["gt"].get(stem, ()))
         item = Item(base / paths[0], gt, inputs)
         # DUTS has such pairs, which nobody can train on
-        if problem := _wrong_size(item):
+        if problem := wrong_size(item):
             wrong.append(problem)
         else:
             items.append(item)
@@ -147,7 +147,7 @@ def _pictures(kinds: dict[str, Files], base: Path) -> tuple[list[Item], list[str
     return items, notes
 
 
-def _wrong_size(item: Item) -> str | None:
+def wrong_size(item: Item) -> str | None:
     """Return in words which mask has not the size of its frame."""
     if not item.masks:
         return None
@@ -204,9 +204,3 @@ def _first(notes: Iterator[str], limit: int = 5) -> Iterator[str]:
     yield from said[:limit]
     if len(said) > limit:
         yield f"and {len(said) - limit} more videos like these"
-
-
-def few(names: list[str]) -> str:
-    """Return the first names, and the number of the others."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

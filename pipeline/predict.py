@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vsodpipe import checkpoint, devices, media, runs, sampling, transforms
+from vsodpipe import checkpoint, devices, media, sampling, transforms
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
@@ -91,7 +91,7 @@ def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source, force: 
     record = {
         "model": saved.model,
         "weights_sha256": digest.hexdigest(),
-        "manifest_sha256": runs.sha256(source.file),
+        "manifest_sha256": source.sha256(),
     }
     text = json.dumps(record, indent=1)
     note = folder / RECORD

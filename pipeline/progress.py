@@ -74,11 +74,11 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print one line for a person."""
         if not self.quiet:
-            self.console.print(escape(text))
+            self.console.print(escape(printable(text)))
 
     def warn(self, text: str) -> None:
         """Print one line that must be seen, even when quiet."""
-        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+        self.console.print(f"[yellow]warning:[/] {escape(printable(text))}")
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
@@ -126,6 +126,14 @@ class _Status(ProgressColumn):
     def render(self, task: Task) -> Text:
         counter: Counter = task.fields["counter"]
         return Text(f"{counter.status()}  {counter.note}")
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would obey, not show, as escapes: it may be foreign."""
+    if text.isprintable():
+        return text
+    kept = (c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return "".join(kept)
 
 
 def duration(seconds: float) -> str:

@@ -67,7 +67,7 @@ def provenance(job: Job, used: list[tuple[list[str], list[str]]]) -> dict[str, A
         init = {"file": str(file), "sha256": sha256(file)}
     return {
         "manifest": str(job.source.file),
-        "manifest_sha256": sha256(job.source.file),
+        "manifest_sha256": job.source.sha256(),
         "flow": flows,
         "initial_weights": init,
         "trained_on": {s.name: here for s, (here, _) in zip(job.stages, used, strict=True)},
@@ -108,7 +108,7 @@ def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
         raise DataError(f"{run}: its run.json or recipe.toml is damaged. Start anew.") from error
     if found != model:
         raise DataError(f"{run}: is a run of {found}, expected {model}.")
-    if digest != sha256(source.file):
+    if digest != source.sha256():
         raise DataError(f"{source.file}: is not the manifest that {run} was started with.")
     return tuple(recipe.stage_from_dict(s, models.load(model).Options) for s in chosen)
 

@@ -1,5 +1,6 @@
 """Tiny data for every test: clips, data roots, manifests. No network, no download, no GPU."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,19 +37,32 @@ def davis() -> Path:
 def data_root(tmp_path: Path) -> Path:
     """A data root with TINY_train (two videos of 5 and 4 frames) and TINY_test (one of 5)."""
     root = tmp_path / "datasets"
+    _write_tiny(root)
+    return root
+
+
+def _write_tiny(root: Path) -> None:
     write_video(root / "TINY_train" / "ball", 1, 5)
     write_video(root / "TINY_train" / "cube", 2, 4)
     write_video(root / "TINY_test" / "dice", 3, 5)
+
+
+@pytest.fixture(scope="session")
+def flow_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root after `vsodpipe flow`, made once: tests take copies."""
+    root = tmp_path_factory.mktemp("once") / "datasets"
+    _write_tiny(root)
+    for name in ("TINY_train", "TINY_test"):
+        engine = flows.create("dis", preset="ultrafast")
+        options = flow_job.Options()
+        flow_job.compute(catalogue.find(name, root), engine, options, Reporter(quiet=True))
     return root
 
 
 @pytest.fixture
-def with_flow(data_root: Path, quiet: Reporter) -> Path:
-    """The same data root after `vsodpipe flow`."""
-    for name in ("TINY_train", "TINY_test"):
-        engine = flows.create("dis", preset="ultrafast")
-        flow_job.compute(catalogue.find(name, data_root), engine, flow_job.Options(), quiet)
-    return data_root
+def with_flow(flow_once: Path, tmp_path: Path) -> Path:
+    """The data root of `data_root` after `vsodpipe flow`."""
+    return Path(shutil.copytree(flow_once, tmp_path / "datasets", dirs_exist_ok=True))
 
 
 @pytest.fixture

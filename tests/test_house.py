@@ -22,13 +22,23 @@ FOLDERS = {
 }
 ROOMS = [
     ["errors"],
+    ["layout_table"],
     ["recipe", "progress", "devices", "signals", "flow_ahead", "flow_entries"],
     ["media", "card"],
+    ["manifest_text"],
     ["flow_record", "listing", "tree", "masks", "unpack"],
+    ["import_record"],
     ["metrics", "synth", "cluster", "locate"],
+    ["layout_files"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
     ["manifest", "importer", "inventory", "sources"],
+    ["own_data", "subsets"],
+    ["manifest_faults", "manifest_txt"],
+    ["manifest_check"],
     ["store", "checkpoint"],
+    ["layouts", "layout_plan"],
+    ["inputs"],
+    ["layout_export"],
     ["stream", "runs", "weights", "flow_raw"],
     ["flow_forms"],
     ["flow_video"],
@@ -36,7 +46,8 @@ ROOMS = [
     ["flow_plan"],
     ["demo"],
     ["cli_app"],
-    ["cli_data", "cli_datasets", "cli_models"],
+    ["cli_check"],
+    ["cli_data", "cli_datasets", "cli_manifest", "cli_models"],
     ["cli"],
     ["__main__"],
 ]
@@ -161,13 +172,17 @@ def test_flag_list() -> None:
     found = {n: {o for p in c.params for o in p.opts if o[0] == "-"} for n, c in commands().items()}
     common = {"--data", "--force", "--json", "--quiet", "-q"}
     assert found == {
-        "import": common | {"--stride"},
+        "import": common | {"--stride", "--own", "--masks"},
         "datasets": {"--data", "--json", "--quiet", "-q"},
         "flow": common
         | {"--engine", "--weights", "--updates", "--preset", "--tail", "--colour", "--out"}
         | {"--device", "--precision", "--batch", "--compile", "--memory", "--max-side"}
         | {"--direction", "--gap", "--format", "--video", "--preview", "--dry-run", "--cluster"},
-        "manifest": {"--out", "--data", "--json", "--quiet", "-q"},
+        "export": {"--layout", "--out", "--data", "--json", "--quiet", "-q"},
+        "manifest": {"--check", "--quick", "--root"}
+        | {"--name", "--split", "--videos", "--sample", "--seed", "--weight"}
+        | {"--layout"}
+        | {"--out", "--data", "--json", "--quiet", "-q"},
         "pack": common | {"--size", "--out", "--cluster"},
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
         | {"--resume", "--workers", "--device", "--quiet", "-q"},

@@ -144,6 +144,19 @@ def test_faults_are_named_and_leave_nothing(official: Path, quiet: Reporter) -> 
     assert not root.exists()
 
 
+def test_a_damaged_mask_leaves_no_empty_folder(official: Path, quiet: Reporter) -> None:
+    root = official.parent / "datasets"
+    mask = official / "Annotations/480p/bus/00001.png"
+    whole = palette_png(np.ones((6, 8)))
+    mask.write_bytes(whole[:-28])
+    with pytest.raises(DataError, match=r"bus/00001\.png"):
+        importer.import_dataset("davis", official, root, quiet)
+    assert [path.name for path in (root / "DAVIS_train").iterdir()] == ["bear"]
+    mask.write_bytes(whole)
+    importer.import_dataset("davis", official, root, quiet)
+    assert [v.name for v in catalogue.find("DAVIS_train", root).videos] == ["bear", "bus"]
+
+
 def test_real_davis(davis: Path, tmp_path: Path, quiet: Reporter) -> None:
     done = importer.import_dataset("davis", davis, tmp_path / "datasets", quiet)
     counts = {d.dataset: (d.videos, d.frames) for d in done}

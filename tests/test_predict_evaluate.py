@@ -1,6 +1,7 @@
 """Maps for every frame at native size, and the numbers that eval makes of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -51,7 +52,7 @@ def test_every_frame_is_written_once_at_native_size(
 ) -> None:
     split = source.split("TINY_test")
     first = split.videos[0].frames
-    frames = tuple(first[i % 5].model_copy(update={"name": f"f{i}"}) for i in range(count))
+    frames = tuple(replace(first[i % 5], name=f"f{i}") for i in range(count))
     video = split.videos[0].model_copy(update={"frames": frames})
     only = source.manifest.model_copy(
         update={"datasets": (split.model_copy(update={"videos": (video,)}),)}

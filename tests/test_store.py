@@ -1,5 +1,6 @@
 """Packing: the same frames come out, whole or not at all, and a killed pack continues."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -145,8 +146,7 @@ def test_frames_without_mask_or_flow(source: Source, tmp_path: Path, quiet: Repo
     split = source.split("TINY_test")
     video = split.videos[0]
     frames = tuple(
-        f.model_copy(update={"flow": None, **({"gt": None} if f.name == "00001" else {})})
-        for f in video.frames
+        replace(f, flow=None, **({"gt": None} if f.name == "00001" else {})) for f in video.frames
     )
     bare = split.model_copy(
         update={"flow": None, "videos": (video.model_copy(update={"frames": frames}),)}

@@ -125,9 +125,7 @@ def test_frames_without_a_mask_are_not_valid(source: Source) -> None:
     sparse = [
         v.model_copy(
             update={
-                "frames": tuple(
-                    f if f.name == "00002" else f.model_copy(update={"gt": None}) for f in v.frames
-                )
+                "frames": tuple(f if f.name == "00002" else replace(f, gt=None) for f in v.frames)
             }
         )
         for v in split.videos
@@ -144,7 +142,7 @@ def test_frames_without_a_mask_are_not_valid(source: Source) -> None:
 def test_nothing_to_train_on(source: Source) -> None:
     split = source.split("TINY_test")
     video = split.videos[0]
-    frames = tuple(f.model_copy(update={"gt": None}) for f in video.frames)
+    frames = tuple(replace(f, gt=None) for f in video.frames)
     bare = split.model_copy(update={"videos": (video.model_copy(update={"frames": frames}),)})
     with pytest.raises(DataError, match="no frame has ground truth"):
         stream.Clips([stream.Files(source, bare)], STAGE)

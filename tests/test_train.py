@@ -279,7 +279,7 @@ def test_a_last_frame_without_flow(data_root: Path, tmp_path: Path, source: Sour
     """`--tail none` leaves the last frame without flow: said before anything is written."""
     split = source.split("TINY_train")
     video = split.videos[1]
-    frames = (*video.frames[:-1], video.frames[-1].model_copy(update={"flow": None}))
+    frames = (*video.frames[:-1], replace(video.frames[-1], flow=None))
     videos = (split.videos[0], video.model_copy(update={"frames": frames}))
     bare = split.model_copy(
         update={"videos": videos, "flow": {**(split.flow or {}), "tail": "none"}}
