@@ -23,20 +23,28 @@ FOLDERS = {
 ROOMS = [
     ["errors"],
     ["recipe", "progress", "devices", "signals", "flow_ahead", "flow_entries"],
+    ["levels"],
     ["media", "card"],
     ["flow_record", "listing", "tree", "masks", "unpack"],
+    ["boundary", "weighted_f", "stability"],
+    ["a2s_scores"],
     ["metrics", "synth", "cluster", "locate"],
+    ["metrics_batch"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
+    ["protocols", "scoring", "attributes"],
     ["manifest", "importer", "inventory", "sources"],
     ["store", "checkpoint"],
     ["stream", "runs", "weights", "flow_raw"],
+    ["maps", "tables"],
     ["flow_forms"],
     ["flow_video"],
     ["flow_job", "pack", "train", "predict", "evaluate", "preview"],
+    ["compare", "curves"],
     ["flow_plan"],
     ["demo"],
     ["cli_app"],
     ["cli_data", "cli_datasets", "cli_models"],
+    ["cli_eval"],
     ["cli"],
     ["__main__"],
 ]
@@ -173,7 +181,8 @@ def test_flag_list() -> None:
         | {"--resume", "--workers", "--device", "--quiet", "-q"},
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
         | {"--quiet", "-q"},
-        "eval": {"--manifest", "--frames", "--json", "--quiet", "-q"},
+        "eval": {"--manifest", "--protocol", "--frames", "--resize", "--workers", "--format"}
+        | {"--metric", "--curves", "--attributes", "--compare", "--json", "--quiet", "-q"},
         "weights": {"--json"},
         "demo": {"--out", "--json", "--quiet", "-q"},
     }
