@@ -15,12 +15,26 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vsodpipe import cli_data, cli_datasets, cli_manifest, cli_models
+from vsodpipe import (
+    cli_data,
+    cli_datasets,
+    cli_eval,
+    cli_manifest,
+    cli_models,
+)
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import VsodpipeError
 from vsodpipe.progress import Reporter, printable
 
-__all__ = ["app", "cli_data", "cli_datasets", "cli_manifest", "cli_models", "main"]
+__all__ = [
+    "app",
+    "cli_data",
+    "cli_datasets",
+    "cli_eval",
+    "cli_manifest",
+    "cli_models",
+    "main",
+]
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")
@@ -35,7 +49,7 @@ def demo(
     from rich.console import Console
 
     from vsodpipe import demo as tour
-    from vsodpipe import evaluate
+    from vsodpipe import tables
 
     reporter = Reporter(quiet)
     started = time.monotonic()
@@ -43,7 +57,8 @@ def demo(
     if as_json:
         print_json(vars(result))
         return
-    Console().print(evaluate.table("DEMO_test (made clips)", result.scores, "method"))
+    title = "DEMO_test (made clips)"
+    Console().print(tables.table(title, result.scores, tour.columns(), "method", best=True))
     typer.echo(tour.describe(result))
     reporter.say(f"Done in {time.monotonic() - started:.0f} s. Next: vsodpipe import --help")
 

@@ -1,4 +1,4 @@
-"""Commands that train, test and score networks."""
+"""Commands that train and test networks, and tell what a file of weights is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vsodpipe.cli_app import (
     app,
     print_json,
 )
-from vsodpipe.errors import Interrupted, UsageError, unknown
+from vsodpipe.errors import Interrupted, UsageError
 from vsodpipe.progress import Reporter
 
 
@@ -119,34 +119,6 @@ def test(
     for folder in predict.predict(saved, source, names, maps, where, reporter, force=replace):
         reporter.say(f"maps: {folder}")
     reporter.say(f"Next: vsodpipe eval {maps} --manifest {manifest}")
-
-
-@app.command("eval", epilog="Example: vsodpipe eval runs/RUN/maps --manifest manifests/davis.json")
-def eval_(
-    maps: Annotated[Path, typer.Argument(help="Folder of maps: MAPS/DATASET/video/frame.png.")],
-    manifest: ManifestOption,
-    frames: Annotated[
-        str, typer.Option(help="trim (without the first and last mask of a video) or all.")
-    ] = "trim",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Score saliency maps: J, boundary F, S-measure, max F and MAE, per video and in total."""
-    from rich.console import Console
-
-    from vsodpipe import evaluate, inputs
-
-    if frames not in ("trim", "all"):
-        raise unknown("value of --frames:", frames, ("trim", "all"))
-    reporter = Reporter(quiet)
-    protocol = evaluate.Protocol(frames=frames)  # type: ignore[arg-type]
-    result = evaluate.evaluate(maps, inputs.open_manifest(manifest, reporter), protocol, reporter)
-    if scores := evaluate.save(result, maps):
-        reporter.say(f"wrote {scores}")
-    if as_json:
-        print_json(result)
-    else:
-        Console().print(*evaluate.tables(result))
 
 
 @app.command(epilog="Example: vsodpipe weights raft-things.pth")

@@ -21,10 +21,12 @@ from vsodpipe import (
     flow_job,
     flows,
     manifest,
+    maps,
     media,
     metrics,
     pack,
     predict,
+    protocols,
     runs,
     sheet,
     synth,
@@ -39,6 +41,7 @@ FRAMES, SIZE = 16, (96, 144)
 VIDEOS = {"DEMO_train": 12, "DEMO_test": 3}
 MODEL, STAGE = "dbsnet", "debug"
 MARK = "vsodpipe-demo.txt"
+COLUMNS = ("jf", "j_mean", "f_mean", "s_measure", "max_f", "mae")
 Image = NDArray[np.uint8]
 
 
@@ -74,11 +77,13 @@ def run(out: Path, reporter: Reporter) -> Result:
     predict.predict(saved, source, ["DEMO_test"], out / "run" / "maps", "cpu", reporter)
     found = _baselines(out / "baselines", source, engine)
     methods = {f"{MODEL} ({STAGE})": out / "run" / "maps", **found}
-    quiet = Reporter(quiet=True)
-    scores = {
-        method: evaluate.evaluate(maps, source, evaluate.Protocol(), quiet)["datasets"]["DEMO_test"]
-        for method, maps in methods.items()
-    }
+    folders = [
+        replace(folder, method=method)
+        for method, path in methods.items()
+        for folder in maps.find([path], [source])
+    ]
+    scored = evaluate.evaluate(folders, evaluate.Options(), Reporter(quiet=True))["methods"]
+    scores = {method: row["datasets"]["DEMO_test"]["total"] for method, row in scored.items()}
     picture = out / "demo.png"
     _sheet(picture, source, out / "run" / "maps")
     error, motion = _flow_error(root / "DEMO_test", exact["DEMO_test"], engine)
@@ -89,7 +94,12 @@ def run(out: Path, reporter: Reporter) -> Result:
         "run, weights, maps": job.run,
         "picture": picture,
     }
-    return Result({m: s["total"] for m, s in scores.items()}, error, motion, written)
+    return Result(scores, error, motion, written)
+
+
+def columns() -> list[protocols.Metric]:
+    """Return the columns of the table of scores."""
+    return [protocols.METRICS[key] for key in COLUMNS]
 
 
 def describe(result: Result) -> str:
@@ -154,11 +164,11 @@ def _baselines(out: Path, source: Source, engine: flows.Engine) -> dict[str, Pat
         "flow magnitude": lambda frames: _magnitude(frames, engine),
     }
     split = source.split("DEMO_test")
-    for method, maps in methods.items():
+    for method, drawn in methods.items():
         for video in split.videos:
             images = (media.read_image(source.path(frame.img)) for frame in video.frames)
             folder = out / method / split.dataset / video.name
-            for frame, image in zip(video.frames, maps(images), strict=True):
+            for frame, image in zip(video.frames, drawn(images), strict=True):
                 media.write_bytes(folder / f"{frame.name}.png", media.encode_png(image))
     return {method: out / method for method in methods}
 

@@ -1,199 +1,269 @@
-"""Saliency maps against a manifest's masks: per video and in total, under a named protocol.
+"""Saliency maps against the masks of manifests: per video and in total, under named protocols.
 
-`davis16`: the first and last annotated frame of a video do not count; frame values are averaged per
-video, then over videos; max F is the maximum of the averaged curve; J and F cut the map at >= 128.
+    folders = maps.find([Path("runs/RUN/maps")], [manifest.read(Path("manifests/davis.json"))])
+    result = evaluate(folders, Options(), reporter)
+    result["methods"]["RUN"]["datasets"]["DAVIS_test"]["total"]["jf"]
+
+A result holds every number of `protocols.METRICS` that its protocol defines, null where one has no
+value (decay over all frames, T of a video that the benchmark leaves out).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from rich.table import Table
+from numpy.typing import NDArray
 
-from vsodpipe import media, metrics
+from vsodpipe import card, maps, media, metrics, protocols, scoring
+from vsodpipe.a2s_scores import A2SScores, a2s_total
 from vsodpipe.errors import DataError
-from vsodpipe.manifest import Source, Split, Video
-from vsodpipe.metrics import FrameScores
-from vsodpipe.progress import Counter, Reporter
+from vsodpipe.manifest import Video
+from vsodpipe.maps import Folder
+from vsodpipe.progress import Reporter
+from vsodpipe.protocols import METRICS, Frames, Protocol
+from vsodpipe.scoring import CURVES, Item, Part, Rules, Task
 
-Frames = Literal["trim", "all"]
-COLUMNS = {
-    "J&F": "jf",
-    "J": "j_mean",
-    "F": "f_mean",
-    "S": "s_measure",
-    "max F": "max_f",
-    "MAE": "mae",
+PLAIN = {
+    "mae": "mae",
+    "s_measure": "s",
+    "adaptive_f": "f_adaptive",
+    "adaptive_e": "e_adaptive",
+    "weighted_f": "f_weighted",
 }
-"""Table heading -> key of the result; MAE is the one where less is better."""
+"""Key of the result -> value of a frame, for means over frames."""
+A2S = {
+    "a2s_mae": "mae",
+    "a2s_mean_f": "mean_f",
+    "a2s_max_f": "max_f",
+    "a2s_e": "e_measure",
+    "a2s_s": "s_measure",
+    "a2s_weighted_f": "weighted_f",
+}
+
+Values = dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Which frames count and how values are averaged; part of every result."""
+class Options:
+    """How to evaluate; what is None is that of the data set's protocol."""
 
-    name: str = "davis16"
-    frames: Frames = "trim"
-    """trim: without the first and last annotated frame of a video (DAVIS-2016, DAVSOD toolbox)."""
-    average: str = "over the frames of a video, then over videos"
-    saliency: str = "each map stretched to 0..1 by its own minimum and maximum"
-    threshold: str = "J and boundary F: 8-bit value >= 128"
-    max_f: str = "maximum of the averaged curve of 256 thresholds"
+    protocol: Protocol | None = None
+    """None: the one that the data set's card names."""
+    frames: Frames | None = None
+    resize: bool = False
+    workers: int = 1
+
+    def of(self, dataset: str) -> Protocol:
+        """Return the protocol for a data set."""
+        found = self.protocol or protocols.of(dataset)
+        sizes = "bilinear" if self.resize else found.sizes
+        return replace(found, frames=self.frames or found.frames, sizes=sizes)
 
 
-def evaluate(
-    maps: Path, source: Source, protocol: Protocol, reporter: Reporter, label: str = ""
-) -> dict[str, Any]:
-    """Return the scores of the maps `maps/DATASET/video/frame.png` under `protocol`.
+@dataclass(frozen=True)
+class Unit:
+    """What is averaged: a video, a class, or all frames."""
 
-    Every annotated frame that counts must have a map of its mask's size; the data sets are those of
-    the manifest that have a folder in `maps`. Raises DataError naming what is missing.
+    frames: int
+    values: Values
+    curves: dict[str, NDArray[np.float64]]
+
+    def row(self) -> dict[str, Any]:
+        """Return the numbers in the order of METRICS."""
+        found = dict(self.values)
+        for name in ("f", "e"):
+            curve = self.curves[f"{name}_curve"]
+            found[f"max_{name}"], found[f"mean_{name}"] = float(curve.max()), float(curve.mean())
+        return {"frames": self.frames, **{key: found[key] for key in METRICS if key in found}}
+
+
+def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Return the scores of all `folders` of maps.
+
+    Every annotated frame that counts must have a map, of its mask's size unless they are resized.
+    Raises DataError naming what is missing, and for maps that are the ground truth itself.
     """
-    names = [name for name in source.names() if (maps / name).is_dir()]
-    if not names:
-        raise DataError(
-            f"{maps}: expected a folder of one of the data sets {', '.join(source.names())} of "
-            f"{source.file}. Write maps with vsodpipe test."
-        )
-    datasets = {}
-    for name in names:
-        split = source.split(name)
-        chosen = {video.name: _counted(split, video, protocol.frames) for video in split.videos}
-        _check_names(maps / name, split, chosen, reporter)
-        total = sum(map(len, chosen.values()))
-        with reporter.task(f"eval {label or name}", total, "frame") as counter:
-            scores = {
-                video: _score(maps / name / video, frames, source, counter)
-                for video, frames in chosen.items()
-            }
-        datasets[name] = _summary(scores)
-    return {
-        "protocol": vars(protocol),
-        "maps": str(maps),
-        "manifest": str(source.file),
-        "datasets": datasets,
+    todo: list[Task] = []
+    for folder in folders:
+        todo += _tasks(folder, options.of(folder.split.dataset), reporter)
+    found: dict[tuple[str, str], dict[str, Part]] = {task.key: {} for task in todo}
+    title = "eval " + (folders[0].split.dataset if len(folders) == 1 else f"{len(folders)} folders")
+    with reporter.task(title, scoring.total_frames(todo), "frame") as counter:
+        for task, scored in scoring.run(todo, options.workers):
+            for part in scored:
+                found[task.key].setdefault(part.video, Part(part.video)).add(part)
+            counter.advance(0 if task.stability else len(task.items))
+    result: dict[str, Any] = {
+        "manifests": list(dict.fromkeys(str(folder.source.file) for folder in folders)),
+        "methods": {},
     }
-
-
-def save(result: Mapping[str, Any], maps: Path) -> Path | None:
-    """Write scores.json into the run folder around `maps`; None where there is no run."""
-    if not (maps.parent / "run.json").is_file():
-        return None
-    file = maps.parent / "scores.json"
-    media.write_bytes(file, json.dumps(result, indent=1).encode() + b"\n")
-    return file
-
-
-def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return a table for every data set of `result`, one row a video and the total."""
-    protocol = result["protocol"]
-    return [
-        table(
-            f"{name}, protocol {protocol['name']}, frames: {protocol['frames']}",
-            {**scored["videos"], "total": scored["total"]},
+    for folder in folders:
+        dataset = folder.split.dataset
+        parts = found[folder.method, dataset]
+        _refuse_ground_truth(folder, parts, reporter)
+        of_method = result["methods"].setdefault(
+            folder.method, {"maps": str(folder.root), "datasets": {}}
         )
-        for name, scored in result["datasets"].items()
-    ]
+        of_method["datasets"][dataset] = _summary(parts, options.of(dataset), folder, reporter)
+    return result
 
 
-def table(title: str, rows: Mapping[str, Mapping[str, Any]], first: str = "video") -> Table:
-    """Return a table for people, one row a name; the last row is set apart when it is `total`."""
-    made = Table(title=title, title_justify="left")
-    made.add_column(first)
-    for heading in COLUMNS:
-        made.add_column(heading, justify="right")
-    for name, row in rows.items():
-        if name == "total":
-            made.add_section()
-        made.add_row(name, *(f"{row[key]:.3f}" for key in COLUMNS.values()))
-    return made
+def save(result: Mapping[str, Any]) -> list[Path]:
+    """Write scores.json into the run folder around each method's maps; return the files."""
+    written = []
+    for method, found in result["methods"].items():
+        run = Path(found["maps"]).parent
+        if (run / "run.json").is_file():
+            own = {**result, "methods": {method: found}}
+            own.pop("comparison", None)
+            media.write_bytes(run / "scores.json", json.dumps(own, indent=1).encode() + b"\n")
+            written.append(run / "scores.json")
+    return written
 
 
-def _counted(split: Split, video: Video, frames: Frames) -> list[tuple[str, str]]:
-    """Return (frame name, mask path) of the annotated frames that count."""
+def _tasks(folder: Folder, protocol: Protocol, reporter: Reporter) -> list[Task]:
+    """Return the tasks of one folder. Raises DataError for maps that are missing."""
+    split, source = folder.split, folder.source
+    chosen = {video.name: _counted(folder, video, protocol.frames) for video in split.videos}
+    chosen = {video: frames for video, frames in chosen.items() if frames}
+    if not chosen:
+        raise DataError(f"{split.dataset}: no frame of {source.file} has a mask.")
+    matched = maps.match(folder.path, split)
+    wanted = {video: [name for name, _ in frames] for video, frames in chosen.items()}
+    if lacking := maps.missing(matched, wanted):
+        raise DataError(f"{folder.path}: {lacking}. Write the maps again, such as: vsodpipe test")
+    if matched.extra:
+        names = maps.listed(matched.extra)
+        reporter.warn(f"{folder.path}: {len(matched.extra)} maps have no frame: {names}.")
+    rules = Rules(
+        skip_empty=protocol.frames == "non-empty",
+        resize=protocol.sizes == "bilinear",
+        a2s=protocol.flavour == "a2s",
+    )
+    items = {
+        video: [
+            Item(video, source.path(gt), str(matched.files[video, name])) for name, gt in frames
+        ]
+        for video, frames in chosen.items()
+    }
+    key = folder.method, split.dataset
+    # a video's T beside its frames, so that the bar does not stand still at the end
+    groups = list(items.values()) if protocol.stability else [sum(items.values(), [])]
+    todo: list[Task] = []
+    for group in groups:
+        todo += scoring.tasks(key, rules, group)
+        if protocol.stability and group[0].video not in protocol.unstable:
+            todo += scoring.stability_tasks(key, rules, group)
+    return todo
+
+
+def _counted(folder: Folder, video: Video, frames: Frames) -> list[tuple[str, str]]:
+    """Return (frame name, mask path) of the annotated frames that count, empty ones included."""
     annotated = [(f.name, f.gt) for f in video.frames if f.gt is not None]
     counted = annotated[1:-1] if frames == "trim" else annotated
-    if not counted:
+    if annotated and not counted:
         raise DataError(
-            f"{split.dataset}/{video.name}: {len(annotated)} annotated frames, and the protocol "
-            "leaves out the first and the last. Use --frames all."
+            f"{folder.split.dataset}/{video.name}: {len(annotated)} annotated frames, and the "
+            "protocol leaves out the first and the last. Use --frames all."
         )
     return counted
 
 
-def _check_names(
-    folder: Path, split: Split, chosen: Mapping[str, Sequence[tuple[str, str]]], reporter: Reporter
-) -> None:
-    wanted = {f"{video}/{name}.png" for video, frames in chosen.items() for name, _ in frames}
-    known = {f"{video.name}/{frame.name}.png" for video in split.videos for frame in video.frames}
-    found = {file.relative_to(folder).as_posix() for file in folder.glob("*/*.png")}
-    if missing := sorted(wanted - found):
+def _refuse_ground_truth(folder: Folder, parts: Mapping[str, Part], reporter: Reporter) -> None:
+    """Raise DataError where every map is its mask, warn where that holds for whole videos."""
+    perfect = [video for video, part in parts.items() if 0 < part.full == part.perfect]
+    if perfect and all(part.full == part.perfect for part in parts.values()):
         raise DataError(
-            f"{folder}: {len(missing)} of {len(wanted)} maps are missing (first: {missing[0]}). "
-            "Run vsodpipe test again."
+            f"{folder.path}: every map equals its mask: this is the ground truth of "
+            f"{folder.split.dataset}, no prediction. Name the folder of the maps."
         )
-    if extra := sorted(found - known):
-        reporter.warn(f"{folder}: {len(extra)} maps have no frame of their name ({extra[0]}).")
+    if perfect:
+        reporter.warn(
+            f"{folder.path}: all maps of {len(perfect)} videos equal their masks "
+            f"({maps.listed(perfect)}). Are they copies of the ground truth?"
+        )
 
 
-def _score(
-    folder: Path, frames: Sequence[tuple[str, str]], source: Source, counter: Counter
-) -> list[FrameScores]:
-    scores = []
-    for name, mask in frames:
-        file = folder / f"{name}.png"
-        prediction, gt = media.read_map(file), media.read_mask(source.path(mask))
-        if prediction.shape != gt.shape:
-            raise DataError(
-                f"{file}: expected {gt.shape[1]}x{gt.shape[0]} as its mask, got "
-                f"{prediction.shape[1]}x{prediction.shape[0]}. Write maps at native size."
-            )
-        scores.append(metrics.frame_scores(prediction, gt))
-        counter.advance()
-    return scores
-
-
-def _summary(scores: Mapping[str, Sequence[FrameScores]]) -> dict[str, Any]:
-    videos = {video: _video(frames) for video, frames in scores.items()}
-    curves = {v: np.mean([s.f_curve for s in frames], axis=0) for v, frames in scores.items()}
-    every = [frame for frames in scores.values() for frame in frames]
-    total = {
-        key: float(np.mean([row[key] for row in videos.values()]))
-        for key in next(iter(videos.values()))
-        if key not in ("frames", "max_f")
-    }
-    total["max_f"] = metrics.max_f(np.mean(list(curves.values()), axis=0))
+def _summary(
+    parts: Mapping[str, Part], protocol: Protocol, folder: Folder, reporter: Reporter
+) -> dict[str, Any]:
+    skipped = [video for video, part in parts.items() if not part.scored]
+    if len(skipped) == len(parts):
+        raise DataError(f"{folder.split.dataset}: every mask is empty. Use --frames all.")
+    if skipped:
+        names = maps.listed(skipped)
+        reporter.warn(f"{folder.split.dataset}: without any foreground, left out: {names}.")
+    scored = {video: part for video, part in parts.items() if part.scored}
+    videos = {video: _of_frames(part, protocol) for video, part in scored.items()}
+    pooled = _pooled(scored.values())
+    total = {"frame": _of_frames(pooled, protocol, ordered=False), "video": _mean(videos.values())}
+    found = card.card_of(folder.split.dataset)
+    classes: dict[str, Unit] = {}
+    if protocol.average == "class" or (found and found[0].key == "ytobj"):
+        groups: dict[str, list[Unit]] = {}
+        for video, unit in videos.items():
+            groups.setdefault(protocols.class_of(video), []).append(unit)
+        classes = {name: _mean(units) for name, units in groups.items()}
+        total["class"] = _mean(classes.values())
+    chosen = total[protocol.average]
     return {
-        "total": {"videos": len(videos), "frames": len(every), **total},
-        "frame_mean": {
-            "mae": float(np.mean([s.mae for s in every])),
-            "s_measure": float(np.mean([s.s for s in every])),
-            "max_f": metrics.max_f(np.mean([s.f_curve for s in every], axis=0)),
-            "adaptive_f": float(np.mean([s.f_adaptive for s in every])),
-        },
-        "videos": videos,
+        "protocol": protocol.facts(),
+        "maps": str(folder.path),
+        "total": {"videos": len(videos), **chosen.row()},
+        **{f"{name}_mean": unit.row() for name, unit in total.items()},
+        **({"classes": {name: unit.row() for name, unit in classes.items()}} if classes else {}),
+        "videos": {video: unit.row() for video, unit in videos.items()},
+        "skipped_videos": skipped,
+        "empty_masks": pooled.empty,
+        "resized_maps": pooled.resized,
+        "curves": {name: curve.tolist() for name, curve in chosen.curves.items()},
     }
 
 
-def _video(frames: Sequence[FrameScores]) -> dict[str, Any]:
-    j = metrics.davis_statistics(s.j for s in frames)
-    f = metrics.davis_statistics(s.f_boundary for s in frames)
-    return {
-        "frames": len(frames),
-        "mae": float(np.mean([s.mae for s in frames])),
-        "s_measure": float(np.mean([s.s for s in frames])),
-        "max_f": metrics.max_f(np.mean([s.f_curve for s in frames], axis=0)),
-        "adaptive_f": float(np.mean([s.f_adaptive for s in frames])),
-        "j_mean": j.mean,
-        "j_recall": j.recall,
-        "j_decay": j.decay,
-        "f_mean": f.mean,
-        "f_recall": f.recall,
-        "f_decay": f.decay,
-        "jf": (j.mean + f.mean) / 2,
-    }
+def _pooled(parts: Iterable[Part]) -> Part:
+    pooled = Part("")
+    for part in parts:
+        pooled.add(part)
+    return pooled
+
+
+def _of_frames(part: Part, protocol: Protocol, ordered: bool = True) -> Unit:
+    """Return the means over frames; `ordered`: they are one video's, so that decay is defined."""
+    values: Values = {key: _average(part.values[name]) for key, name in PLAIN.items()}
+    for name, key in (("j", "j"), ("f", "f_boundary")):
+        found = metrics.davis_statistics(part.values[key])
+        values |= {f"{name}_mean": found.mean, f"{name}_recall": found.recall}
+        values[f"{name}_decay"] = found.decay if ordered else None
+    values["jf"] = _average([values["j_mean"], values["f_mean"]])
+    if protocol.stability:
+        values["t"] = _average(part.t)
+    if protocol.flavour == "a2s":
+        values |= _a2s(part.a2s)
+    return Unit(part.scored, values, {name: part.curves[name] / part.scored for name in CURVES})
+
+
+def _a2s(frames: Sequence[A2SScores]) -> Values:
+    total = a2s_total(frames)
+    return {key: total[name] for key, name in A2S.items()}
+
+
+def _mean(units: Iterable[Unit]) -> Unit:
+    """Return the mean of videos or classes, each counting once."""
+    rows = list(units)
+    return Unit(
+        sum(row.frames for row in rows),
+        {key: _average([row.values[key] for row in rows]) for key in rows[0].values},
+        {name: np.mean([row.curves[name] for row in rows], axis=0) for name in CURVES},
+    )
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what has a value, None where nothing has."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return float(np.mean(known)) if known else None

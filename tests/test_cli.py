@@ -39,7 +39,8 @@ def test_the_commands_of_the_readme(vsodpipe: Run, data_root: Path, tmp_path: Pa
     assert code == 0 and "dice" in out and "total" in out
     code, out, _ = vsodpipe("eval", "runs/a/maps", "--manifest", "manifests/tiny.json", "--json")
     result = json.loads(out)
-    assert result["protocol"]["name"] == "davis16"
+    (method,) = result["methods"].values()
+    assert method["datasets"]["TINY_test"]["protocol"]["name"] == "davis16"
     assert json.loads((tmp_path / "runs/a/scores.json").read_text()) == result
     call = ("train", "dbsnet", "--manifest", "manifests/tiny.json", "--resume", "runs/a")
     code, _, err = vsodpipe(*call)
@@ -157,7 +158,7 @@ def test_train_options(vsodpipe: Run, source: manifest.Source, tmp_path: Path) -
     refused(vsodpipe(*call, "--device", "gpu"), "unknown device 'gpu'")
     refused(vsodpipe(*call, "--device", "cuda:77"), "CUDA devices")
     refused(vsodpipe(*call), "needs one of YouTubeVOS_train, DAVIS_train, FBMS_train")
-    refused(vsodpipe("eval", "maps", "--manifest", source.file), "expected a folder of one of")
+    refused(vsodpipe("eval", "maps", "--manifest", source.file), "no such folder of maps")
     assert not (tmp_path / "runs").exists()
 
 

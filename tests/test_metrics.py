@@ -51,14 +51,23 @@ def _summary(videos: list[list[FrameScores]]) -> dict[str, float | dict[str, flo
     def mean(values: list[list[float]]) -> float:
         return float(np.mean([np.mean(video) for video in values]))
 
-    curves = np.stack([np.mean([f.f_curve for f in video], axis=0) for video in videos])
+    def curves(name: str) -> NDArray[np.float64]:
+        return np.stack([np.mean([getattr(f, name) for f in video], axis=0) for video in videos])
+
+    f_curves, e_curves = curves("f_curve"), curves("e_curve")
     return {
         "mae": mean([[f.mae for f in video] for video in videos]),
         "sm": mean([[f.s for f in video] for video in videos]),
+        "wfm": mean([[f.f_weighted for f in video] for video in videos]),
         "fm": {
             "adp": mean([[f.f_adaptive for f in video] for video in videos]),
-            "mean": float(curves.mean()),
-            "max": metrics.max_f(curves),
+            "mean": float(f_curves.mean()),
+            "max": metrics.max_f(f_curves),
+        },
+        "em": {
+            "adp": mean([[f.e_adaptive for f in video] for video in videos]),
+            "mean": float(e_curves.mean()),
+            "max": float(e_curves.mean(axis=0).max()),
         },
     }
 
@@ -104,6 +113,26 @@ def test_scores_of_the_davis_fixture(
         _assert_close(_summary(separate), saliency["video_mean"], f"{kind}/{choice}/video_mean")
         if "davis" in total:
             _assert_close(_davis(separate), total["davis"][choice], f"{kind}/{choice}/total")
+
+
+@pytest.mark.parametrize(
+    "name", ["bmx-trees_060_soft", "car-shadow_013_dim", "car-shadow_013_soft"]
+)
+def test_scores_of_the_matlab_toolboxes(name: str) -> None:
+    """DAVSOD's toolbox and davis-matlab, run under Octave; E with >=."""
+    video, index, kind = name.split("_")
+    files = sorted((DAVIS / video).glob("*.png"))
+    if not files:
+        pytest.skip(f"needs the masks of {video} in {DAVIS}")
+    with Image.open(files[int(index)]) as picture:
+        mask = np.asarray(picture) > 128
+    got = metrics.frame_scores(predictions(mask, video, int(index))[kind], mask)
+    found = {"mae": got.mae, "sm": got.s, "J": got.j, "F": got.f_boundary}
+    found |= {"fm_adp": got.f_adaptive, "fm_max": got.f_curve.max(), "em_adp": got.e_adaptive}
+    if kind != "dim":  # MATLAB misses equalities of floats there (section 1.6)
+        found["fm_mean"] = got.f_curve.mean()
+    expected = EXPECTED["matlab_check"]["frames"][name]
+    assert found == pytest.approx({key: expected[key] for key in found}, abs=TOLERANCE)
 
 
 def _grey(*boxes: tuple[slice, slice], value: int = 255) -> Map:
@@ -250,6 +279,35 @@ def test_statistics_of_few_frames_and_of_nan() -> None:
     for nothing in ([], [math.nan]):
         got = metrics.davis_statistics(nothing)
         assert math.isnan(got.mean) and math.isnan(got.recall) and math.isnan(got.decay)
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    mask, prediction = EDGE_CASES["rect_shifted"]
+    every = metrics.frame_scores(prediction, mask > 128)
+    for name in metrics.ALL:
+        one = metrics.frame_scores(prediction, mask > 128, frozenset({name}))
+        for other in metrics.ALL:
+            value = getattr(one, other)
+            if other == name:
+                assert np.array_equal(value, getattr(every, name))
+            else:
+                assert value is None
+    with pytest.raises(DataError, match=r"got \['s_mesure'\]"):
+        metrics.frame_scores(prediction, mask > 128, frozenset({"s_mesure"}))
+
+
+def test_flow_outliers() -> None:
+    truth = np.zeros((1, 6, 2), np.float32)
+    truth[..., 0] = (0, 0, 0, 0, 100, 100)
+    flow = truth.copy()
+    flow[0, :, 1] = (0, 1, 2, 6, 4, 6)
+    got = metrics.flow_outliers(flow, truth)
+    # 4 px of 100 are above 3 px and below 5 %
+    assert got == pytest.approx({"1px": 4 / 6, "3px": 3 / 6, "5px": 2 / 6, "fl": 2 / 6})
+    valid = np.zeros((1, 6), bool)
+    assert all(math.isnan(share) for share in metrics.flow_outliers(flow, truth, valid).values())
+    valid[0, 3] = True
+    assert metrics.flow_outliers(flow, truth, valid)["fl"] == 1.0
 
 
 def test_end_point_error() -> None:

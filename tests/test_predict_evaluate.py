@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from helpers import files_below
 from predictions import predictions
 from test_train import job
-from vsodpipe import checkpoint, evaluate, importer, manifest, media, predict, train
+from vsodpipe import checkpoint, evaluate, importer, manifest, media, predict, protocols, train
+from vsodpipe import maps as finding
 from vsodpipe.errors import DataError, UsageError
-from vsodpipe.evaluate import Protocol
+from vsodpipe.evaluate import Options
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 
@@ -130,18 +132,35 @@ def write_maps(source: Source, maps: Path, change: str = "") -> None:
                 media.write_bytes(file, media.encode_png(mask))
 
 
+def scored(maps: Path, source: Source, reporter: Reporter, **options: Any) -> dict[str, Any]:
+    """Return data set -> scores of the one method below `maps`."""
+    result = evaluate.evaluate(finding.find([maps], [source]), Options(**options), reporter)
+    (method,) = result["methods"].values()
+    datasets: dict[str, Any] = method["datasets"]
+    return datasets
+
+
 def test_perfect_and_inverted_maps(source: Source, tmp_path: Path, quiet: Reporter) -> None:
     write_maps(source, tmp_path / "a")
-    result = evaluate.evaluate(tmp_path / "a", source, Protocol(), quiet)
-    total = result["datasets"]["TINY_train"]["total"]
+    for file in (tmp_path / "a").rglob("00001.png"):  # a copy of the truth would be refused
+        image = media.read_map(file)
+        image[0, 0] = 255 - image[0, 0]
+        media.write_bytes(file, media.encode_png(image))
+    total = scored(tmp_path / "a", source, quiet)["TINY_train"]["total"]
     assert (total["videos"], total["frames"]) == (2, 5), "two frames of each video do not count"
     perfect = {"jf": 1, "j_mean": 1, "f_mean": 1, "s_measure": 1, "max_f": 1, "mae": 0}
-    assert {key: total[key] for key in perfect} == pytest.approx(perfect)
-    every = evaluate.evaluate(tmp_path / "a", source, Protocol(frames="all"), quiet)
-    assert every["datasets"]["TINY_train"]["total"]["frames"] == 9
+    assert {key: total[key] for key in perfect} == pytest.approx(perfect, abs=0.03)
+    every = scored(tmp_path / "a", source, quiet, frames="all")
+    assert every["TINY_train"]["total"]["frames"] == 9
     write_maps(source, tmp_path / "b", "inverted")
-    total = evaluate.evaluate(tmp_path / "b", source, Protocol(), quiet)["datasets"]["TINY_test"]
-    assert total["total"]["j_mean"] == 0 and total["total"]["mae"] == 1
+    total = scored(tmp_path / "b", source, quiet)["TINY_test"]["total"]
+    assert total["j_mean"] == 0 and total["mae"] == 1
+
+
+def test_the_ground_truth_is_no_prediction(source: Source, tmp_path: Path, quiet: Reporter) -> None:
+    write_maps(source, tmp_path / "a")
+    with pytest.raises(DataError, match="this is the ground truth of TINY_"):
+        scored(tmp_path / "a", source, quiet)
 
 
 def test_missing_and_wrong_maps_are_named(source: Source, tmp_path: Path, quiet: Reporter) -> None:
@@ -150,12 +169,13 @@ def test_missing_and_wrong_maps_are_named(source: Source, tmp_path: Path, quiet:
     file = maps / "TINY_test/dice/00002.png"
     file.write_bytes(media.encode_png(np.zeros((48, 60), np.uint8)))
     with pytest.raises(DataError, match="expected 64x48 as its mask, got 60x48"):
-        evaluate.evaluate(maps, source, Protocol(), quiet)
+        scored(maps, source, quiet)
     file.unlink()
-    with pytest.raises(DataError, match=r"1 of 3 maps are missing \(first: dice/00002.png\)"):
-        evaluate.evaluate(maps, source, Protocol(), quiet)
+    with pytest.raises(DataError, match="1 of 3 maps are missing: dice/00002"):
+        scored(maps, source, quiet)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected a folder of one of the data sets"):
-        evaluate.evaluate(tmp_path, source, Protocol(), quiet)
+        scored(tmp_path / "empty", source, quiet)
 
 
 def test_videos_too_short_for_the_protocol(source: Source, tmp_path: Path, quiet: Reporter) -> None:
@@ -166,8 +186,7 @@ def test_videos_too_short_for_the_protocol(source: Source, tmp_path: Path, quiet
     )
     write_maps(source, tmp_path / "maps")
     with pytest.raises(DataError, match="2 annotated frames.*Use --frames all"):
-        changed = Source(short, source.file, source.root)
-        evaluate.evaluate(tmp_path / "maps", changed, Protocol(), quiet)
+        scored(tmp_path / "maps", Source(short, source.file, source.root), quiet)
 
 
 @pytest.mark.parametrize("frames", ["trim", "all"])
@@ -189,8 +208,9 @@ def test_totals_of_real_davis_meet_the_reference(
             soft = predictions(mask, video.name, index)["soft"]
             file = tmp_path / "maps/A_test" / video.name / f"{frame.name}.png"
             media.write_bytes(file, media.encode_png(soft))
-    protocol = Protocol(frames=frames)  # type: ignore[arg-type]
-    found = evaluate.evaluate(tmp_path / "maps", source, protocol, quiet)["datasets"]["A_test"]
+    protocol = protocols.get("davis16")
+    options = {"protocol": protocol, "frames": frames}
+    found = scored(tmp_path / "maps", source, quiet, **options)["A_test"]
     reference = EXPECTED["results"]["soft"]["total"]["saliency"][frames]
     for rule, row in (("video_mean", found["total"]), ("frame_mean", found["frame_mean"])):
         assert row["mae"] == pytest.approx(reference[rule]["mae"], abs=1e-6)

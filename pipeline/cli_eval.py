@@ -1,0 +1,104 @@
+"""The command that scores saliency maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
+from vsodpipe.errors import UsageError, unknown
+from vsodpipe.progress import Reporter
+
+
+@app.command("eval", epilog="Example: vsodpipe eval runs/RUN/maps --manifest manifests/davis.json")
+def eval_(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="MAPS", help="Folders of maps: methods, data sets, or videos."),
+    ],
+    manifest: Annotated[
+        list[str],
+        typer.Option(help="Manifest written by `vsodpipe manifest`, repeatable."),
+    ],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's)."),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(help="trim, all or non-empty masks, instead of the protocol's rule."),
+    ] = None,
+    resize: Annotated[
+        bool,
+        typer.Option("--resize", help="Bring maps of another size to that of their masks."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score (default: one a core).")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="table, json, csv, markdown or latex.")
+    ] = "table",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the tables, repeatable, such as max_f (default: protocol)."),
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Draw precision-recall and F curves: .png, .svg or .pdf.")
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(help="Official db_info.yml of DAVIS: scores by attribute.")
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Test the first method against the others, per video."),
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score saliency maps of one or more methods by a named protocol, per video and in total."""
+    from rich.console import Console
+
+    from vsodpipe import attributes as lists
+    from vsodpipe import compare as comparing
+    from vsodpipe import curves as drawing
+    from vsodpipe import evaluate, inputs, maps, protocols, scoring, tables
+
+    if form not in tables.FORMATS:
+        raise unknown("value of --format:", form, tables.FORMATS)
+    if as_json and form not in ("table", "json"):
+        raise UsageError(f"--json and --format {form}: name one of the two.")
+    if curves is not None:
+        drawing.check(curves)
+    chosen = [protocols.metric(name) for name in metric or []]
+    options = evaluate.Options(
+        protocol=protocols.get(protocol) if protocol else None,
+        frames=protocols.frames_rule(frames) if frames else None,
+        resize=resize,
+        workers=workers or scoring.cores(),
+    )
+    known = lists.read(attributes) if attributes else None
+    reporter = Reporter(quiet)
+    found = maps.find(folders, [inputs.open_manifest(place, reporter) for place in manifest])
+    result = evaluate.evaluate(found, options, reporter)
+    if known is not None:
+        lists.add(result, known)
+    if compare:
+        result["comparison"] = comparing.compare(result, chosen)
+    for file in evaluate.save(result):
+        reporter.say(f"wrote {file}")
+    if curves is not None:
+        drawing.draw(result, curves)
+        reporter.say(f"wrote {curves}")
+    if as_json or form == "json":
+        print_json(result)
+    elif form == "csv":
+        typer.echo(tables.as_csv(result), nl=False)
+    elif form == "markdown":
+        typer.echo(tables.as_markdown(result, chosen), nl=False)
+    elif form == "latex":
+        typer.echo(tables.as_latex(result, chosen), nl=False)
+    else:
+        made = tables.terminal(result, chosen)
+        Console().print(*made, *(comparing.terminal(result["comparison"]) if compare else []))
