@@ -15,12 +15,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vsodpipe import cli_data, cli_datasets, cli_models
+from vsodpipe import cli_data, cli_datasets, cli_models, cli_store
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import VsodpipeError
 from vsodpipe.progress import Reporter
 
-__all__ = ["app", "cli_data", "cli_datasets", "cli_models", "main"]
+__all__ = ["app", "cli_data", "cli_datasets", "cli_models", "cli_store", "main"]
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")

@@ -81,7 +81,20 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Raises DataError for one that does not decode, and for grey levels of more than 8 bits.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a JPEG in RGB or YCbCr, None for another one."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (height, width) if colorspace in ("RGB", "YCbCr") else None
+
+
+def decode_image(data: bytes, path: str | Path) -> NDArray[np.uint8]:
+    """Return the picture in `data`, the bytes of `path`; see `read_image`."""
     if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -106,7 +119,12 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     colour picture is foreground above 128, except that one whose largest value is 1 holds 0 and 1.
     The mode tells the two apart: 255 is void in the one and foreground in the other.
     """
-    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
+    return decode_mask(read_bytes(path), path)
+
+
+def decode_mask(data: bytes, path: str | Path) -> NDArray[np.bool_]:
+    """Return the mask in `data`, the bytes of `path`; see `read_mask`."""
+    with _opened(path, io.BytesIO(data)) as picture:
         if picture.mode == "P":
             index = np.array(picture)
             return (index != 0) & (index != 255)
@@ -120,12 +138,17 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
 
 def read_map(path: str | Path) -> NDArray[np.uint8]:
     """Return a saliency map as uint8 (H, W): grey levels, or the first channel of a colour file."""
-    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
+    return decode_map(read_bytes(path), path)
+
+
+def decode_map(data: bytes, path: str | Path) -> NDArray[np.uint8]:
+    """Return the grey levels in `data`, the bytes of `path`; see `read_map`."""
+    with _opened(path, io.BytesIO(data)) as picture:
         if picture.mode in ("P", "1"):
             return np.array(picture.convert("L"))
         array = np.array(picture)
     if array.dtype != np.uint8:
-        raise DataError(f"{path}: expected an 8-bit saliency map, got {array.dtype}.")
+        raise DataError(f"{path}: expected 8-bit grey levels, got {array.dtype}.")
     return np.ascontiguousarray(array[..., 0] if array.ndim == 3 else array)
 
 
