@@ -21,6 +21,7 @@ from vsodpipe import (
     cli_eval,
     cli_manifest,
     cli_models,
+    cli_store,
 )
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import VsodpipeError
@@ -33,6 +34,7 @@ __all__ = [
     "cli_eval",
     "cli_manifest",
     "cli_models",
+    "cli_store",
     "main",
 ]
 

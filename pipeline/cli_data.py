@@ -1,4 +1,4 @@
-"""Commands that turn raw videos into flow and stores."""
+"""Commands that bring videos in and compute their flow."""
 
 from __future__ import annotations
 
@@ -235,46 +235,3 @@ def _engine_settings(
     elif device not in ("auto", "cpu"):
         raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
     return here, remote
-
-
-@app.command(epilog="Example: vsodpipe pack DAVIS_train --size 384x640")
-def pack(
-    name: Annotated[str, typer.Argument(help="Data set of the data root.")],
-    size: Annotated[
-        str, typer.Option(help="Stored size in pixels: N, HEIGHTxWIDTH or native.")
-    ] = "384",
-    out: Annotated[
-        Path | None, typer.Option(help="Store (default: DATA/NAME.zarr, which training finds).")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="local:N processes, or tcp://... of a dask scheduler.")
-    ] = None,
-    data: DataOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Pack frames, masks and flow of a data set into a chunked zarr store at training size."""
-    from vsodpipe import catalogue
-    from vsodpipe import manifest as manifests
-    from vsodpipe import pack as packer
-
-    reporter = Reporter(quiet)
-    root = catalogue.data_root(data)
-    split = manifests.split_of(catalogue.find(name, root), root, reporter)
-    target = out if out is not None else root / f"{split.dataset}.zarr"
-    stored = packer.parse_size(size, split)
-    done = packer.pack(
-        split, str(root.resolve()), target, stored, reporter, where=cluster, force=force
-    )
-    if split.flow is None:
-        reporter.warn(f"{name} has no flow, and so has its store. Run: vsodpipe flow {name}")
-    megabytes = done.bytes / 2**20
-    kept = " (there already, of the same files)" if done.kept else ""
-    reporter.say(
-        f"{done.path}: {done.frames} frames at {stored[1]}x{stored[0]}, {megabytes:.0f} MB in "
-        f"{done.shards} shards an array{kept}"
-    )
-    reporter.say("Next: vsodpipe train dbsnet --manifest MANIFEST --set data.source=store")
-    if as_json:
-        print_json(vars(done))

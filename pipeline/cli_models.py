@@ -48,8 +48,15 @@ def train(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that load data (default: 4 on CUDA, else 0)."),
+        typer.Option(min=0, help="Threads that load data (default: 4 on CUDA, else 0)."),
     ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the shards of a store on the network (default: none)."),
+    ] = None,
+    cache_size: Annotated[
+        float, typer.Option(min=0.1, help="Most gigabytes that folder may hold.")
+    ] = 16.0,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
@@ -71,7 +78,8 @@ def train(
     where = resolve(device)
     if workers is None:  # on CPU the network needs every core: loaders would only disturb it
         workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
-    job = runs.Job(model, source, stages, folder, where, workers, init)
+    cache_bytes = int(cache_size * 2**30)
+    job = runs.Job(model, source, stages, folder, where, workers, init, cache_dir, cache_bytes)
     try:
         last = training.train(job, reporter, resume=resume is not None)
     except KeyboardInterrupt:

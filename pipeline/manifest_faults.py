@@ -185,7 +185,7 @@ def _of_file(
         if quick:
             shape = media.image_size(file)
         elif key == "gt":
-            numbers, values = media.decode_mask(file, data)
+            numbers, values = media.mask_values(file, data)
             levels, shape = None if numbers else values, (values.shape[0], values.shape[1])
         else:
             height, width, _ = media.decode_image(file, data, luma=True).shape

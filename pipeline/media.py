@@ -95,6 +95,15 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     return decode_image(path, read_bytes(path))
 
 
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a JPEG in RGB or YCbCr, None for another one."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (height, width) if colorspace in ("RGB", "YCbCr") else None
+
+
 def decode_image(path: str | Path, data: bytes, luma: bool = False) -> NDArray[np.uint8]:
     """Return the picture in the bytes of `path` as `read_image` does.
 
@@ -124,13 +133,18 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     colour picture is foreground above 128, except that one whose largest value is 1 holds 0 and 1.
     The mode tells the two apart: 255 is void in the one and foreground in the other.
     """
-    numbers, values = decode_mask(path, read_bytes(path))
+    return decode_mask(path, read_bytes(path))
+
+
+def decode_mask(path: str | Path, data: bytes) -> NDArray[np.bool_]:
+    """Return the mask in `data`, the bytes of `path`; see `read_mask`."""
+    numbers, values = mask_values(path, data)
     if numbers:
         return (values != 0) & (values != 255)
     return values > (0 if values.max(initial=0) == 1 else 128)
 
 
-def decode_mask(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]:
+def mask_values(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]:
     """Return whether a mask holds object numbers, and its numbers or grey levels as uint8 (H, W).
 
     Raises DataError for bytes of `path` that are no such picture.
@@ -146,12 +160,17 @@ def decode_mask(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]
 
 def read_map(path: str | Path) -> NDArray[np.uint8]:
     """Return a saliency map as uint8 (H, W): grey levels, or the first channel of a colour file."""
-    with _opened(path, io.BytesIO(read_bytes(path))) as picture:
+    return decode_map(path, read_bytes(path))
+
+
+def decode_map(path: str | Path, data: bytes) -> NDArray[np.uint8]:
+    """Return the grey levels in `data`, the bytes of `path`; see `read_map`."""
+    with _opened(path, io.BytesIO(data)) as picture:
         if picture.mode in ("P", "1"):
             return np.array(picture.convert("L"))
         array = np.array(picture)
     if array.dtype != np.uint8:
-        raise DataError(f"{path}: expected an 8-bit saliency map, got {array.dtype}.")
+        raise DataError(f"{path}: expected 8-bit grey levels, got {array.dtype}.")
     return np.ascontiguousarray(array[..., 0] if array.ndim == 3 else array)
 
 

@@ -1,32 +1,48 @@
-"""Manifest -> chunked store: one task a shard, committed by one rename, continued after a kill."""
+"""Manifest -> chunked store: one task a shard, committed at the end, continued after a kill."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
+import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import cluster, media, store
+from vsodpipe import (
+    __version__,
+    cluster,
+    flow_raw,
+    hdf5,
+    media,
+    pack_plan,
+    pack_shard,
+    reader,
+    store,
+    zarr_files,
+)
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
-from vsodpipe.manifest import Frame, Split, require_flow
+from vsodpipe.manifest import Split
+from vsodpipe.pack_plan import Options, Plan
+from vsodpipe.place import Place
 from vsodpipe.progress import Reporter
 
-PLAN = "plan.txt"
-DONE = ".done"
+PLAN = ".plan"
+ROOT = "zarr.json"
+MEASURED = 4
+"""Frames that an estimate encodes."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What a pack left on disk."""
+    """What a pack left."""
 
-    path: Path
+    path: str
     frames: int
     shards: int
     bytes: int
@@ -34,127 +50,278 @@ class Packed:
     """The store was there already, made from the same files."""
 
 
-def parse_size(text: str, split: Split) -> tuple[int, int]:
-    """Return (height, width) for `384`, `384x640` (height x width) or `native`.
+@dataclass(frozen=True)
+class Estimate:
+    """What a pack would do; nothing is written to find out."""
 
-    Raises UsageError for anything else, and DataError for `native` where videos differ in size.
-    """
-    if text == "native":
-        sizes = {video.size for video in split.videos}
-        if len(sizes) > 1:
-            raise DataError(f"{split.dataset}: its videos have {len(sizes)} sizes. Use --size N.")
-        return sizes.pop()
-    sides = text.split("x")
-    if len(sides) > 2 or not all(re.fullmatch("[1-9][0-9]{0,3}", side) for side in sides):
-        raise UsageError(f"--size {text}: expected N, HEIGHTxWIDTH or native, such as 384x640.")
-    return int(sides[0]), int(sides[-1])
+    frames: int
+    arrays: tuple[str, ...]
+    bytes: int
+    files: int
+    seconds: float
+    """In one process, as long as the first frames took."""
+    measured: int
 
 
 def pack(
     split: Split,
     root: str,
-    target: Path,
-    size: tuple[int, int],
+    target: str | Path,
+    size: pack_plan.Size | None,
     reporter: Reporter,
     *,
+    tier: str = "raw",
+    container: pack_plan.Container = "zarr",
+    flow: pack_plan.Flow = "picture",
     where: str | None = None,
     force: bool = False,
 ) -> Packed:
-    """Write the store of `split` (files relative to `root`) to folder `target`.
+    """Write the store of `split` (files relative to `root`) to `target`, a path or URL.
 
+    Frames are stored at `size`, (height, width) in pixels, or at their own where that is None.
     Runs where `cluster.each` says. A store of the same files (names, sizes, times of change) is
     kept; one of others is an error unless `force`, and what is no store is never replaced. A
     damaged file ends the pack with nothing left behind.
     """
-    if split.flow is not None:
-        require_flow(split)
-    plan = store.plan(split, size)
-    fingerprint = _fingerprint(plan, root)
-    if target.exists():
-        found = store.fingerprint_of(target)
-        if found is None:
-            raise DataError(f"{target}: is there already and is no store. Use --out.")
-        if found == fingerprint and not force:
-            store.Store(str(target))
-            return Packed(target, plan.frames, plan.shards, _bytes_of(target), True)
-        if not force:
-            raise DataError(
-                f"{target}: was packed at another size, or from other files than there are now. "
-                "Use --force."
-            )
-    building = target.with_name(f".{target.name}.partial")
-    _prepare(building, plan, fingerprint)
-    todo = [k for k in range(plan.shards) if not (building / DONE / str(k)).exists()]
-    task = partial(_shard, str(building), plan, root)
-    sizes = [min(plan.shard, plan.frames - k * plan.shard) for k in range(plan.shards)]
-    finished = plan.frames - sum(sizes[k] for k in todo)
+    url, options = str(target).rstrip("/"), Options(size, tier, container, flow)
+    _check_name(url, options)
+    plan = pack_plan.make(split, root, options)
+    local, path = "://" not in url, Path(url)
+    place = Place(str(path.with_name(f".{path.name}.partial")) if local else url)
+    if (kept := _what_is_there(url, plan, force)) is not None:
+        # killed after the commit: the rest of the work is still there
+        if local:
+            _clear(place)
+        else:
+            place.remove([name for name in place.names() if name.startswith(".")])
+        return kept
     try:
-        with reporter.task(f"pack {split.dataset}", plan.frames, "frame", finished) as counter:
-            for number in cluster.each(task, todo, where, say=reporter.say):
-                counter.advance(sizes[number])
+        notes = _write_shards(plan, place, reporter, where)
+        attributes, small = _metadata(plan, notes)
+        if options.container == "hdf5":
+            _finish_hdf5(plan, place, path, attributes, small)
+        else:
+            for name, data in zarr_files.metadata_files(attributes, small):
+                place.write(name, data)
+            place.remove([PLAN, *notes])
+            if local:
+                media.remove(Path(place.url, ".done"))
+                media.remove(path)
+                os.replace(place.url, path)
     except VsodpipeError:
-        media.remove(building)
+        _clear(place)
         raise
-    for name in (PLAN, DONE):
-        media.remove(building / name)
-    resize = {"img": "area", "flow_picture": "area", "gt": "nearest", "library": cv2.__version__}
-    store.commit(building, plan, {"fingerprint": fingerprint, "resize": resize})
-    media.remove(target)
-    os.replace(building, target)
-    return Packed(target, plan.frames, plan.shards, _bytes_of(target), False)
-
-
-def _prepare(building: Path, plan: store.Plan, fingerprint: str) -> None:
-    """Start the partial store, or keep the one of an interrupted run with the same plan."""
-    note = building / PLAN
-    if note.is_file() and note.read_text() == fingerprint:
-        return
-    media.remove(building)
-    try:
-        building.parent.mkdir(parents=True, exist_ok=True)
-        store.create(building, plan)
-        (building / DONE).mkdir()
-        note.write_text(fingerprint)
     except OSError as error:
-        media.remove(building)
-        raise DataError(f"{building.parent}: cannot be written: {error.strerror}.") from error
+        _clear(place)
+        raise DataError(f"{url}: cannot be written: {error.strerror}.") from error
+    opened = reader.open_store(url)
+    return Packed(url, len(opened), plan.shards, _bytes_of(url, opened), False)
 
 
-def _shard(building: str, plan: store.Plan, root: str, number: int) -> int:
-    """Decode, resize and write one shard of every array; return its number."""
-    frames = [frame for video in plan.split.videos for frame in video.frames]
-    part = frames[number * plan.shard : (number + 1) * plan.shard]
-    blocks = {
-        name: np.stack([_picture(root, frame, name, plan.size) for frame in part])
-        for name in plan.arrays
+def estimate(split: Split, root: str, options: Options) -> Estimate:
+    """Return what `pack` would do: it encodes the first frames to find out."""
+    plan = pack_plan.make(split, root, options)
+    task = next(plan.tasks(Place("")))
+    entries = task.entries[:MEASURED]
+    started = time.perf_counter()
+    sizes = [
+        len(pack_shard.encode(task, entry, array)[0] or b"")
+        for entry in entries
+        for array in plan.arrays
+    ]
+    took = time.perf_counter() - started
+    height, width = task.size
+    scale = sum(g.frames * g.size[0] * g.size[1] for g in plan.groups) / (height * width)
+    count = plan.shards * len(plan.arrays) + 2 * len(store.SMALL)
+    return Estimate(
+        frames=len(plan.entries),
+        arrays=plan.arrays,
+        bytes=round(sum(sizes) / len(entries) * scale) + pack_plan.shard_overhead(plan),
+        files=1 if options.container == "hdf5" else count,
+        seconds=took / len(entries) * scale,
+        measured=len(entries),
+    )
+
+
+def _check_name(url: str, options: Options) -> None:
+    is_hdf5 = url.endswith(hdf5.SUFFIXES)
+    if options.container == "hdf5" and (not is_hdf5 or "://" in url):
+        raise UsageError(f"{url}: HDF5 is written to a local file NAME.h5. Copy it from there.")
+    if options.container == "zarr" and is_hdf5:
+        raise UsageError(f"{url}: the ending of HDF5. Add --format hdf5, or name it NAME.zarr.")
+
+
+def _what_is_there(url: str, plan: Plan, force: bool) -> Packed | None:
+    """Return the store that can stay, None to write it. Raises DataError where that is unclear."""
+    place, local = Place(url), "://" not in url
+    if local and not os.path.lexists(url):
+        return None
+    if not local:
+        names = place.names()
+        if not names or (ROOT not in names and PLAN in names):
+            return None
+    found = _attributes(url)
+    if found is None:
+        raise DataError(f"{url}: is there already and is no store. Use --to.")
+    if found.get("packed_from") == plan.fingerprint and not force:
+        opened = reader.open_store(url)
+        return Packed(url, len(opened), plan.shards, _bytes_of(url, opened), True)
+    if not force:
+        raise DataError(
+            f"{url}: was packed in another way, or from other files than there are now. "
+            "Use --force."
+        )
+    if not local:
+        place.remove([ROOT])  # from here on it is no store
+        place.remove(names)
+    return None
+
+
+def _attributes(url: str) -> dict[str, Any] | None:
+    """Return the attributes of a store of any version, None for what is none."""
+    try:
+        if url.endswith(hdf5.SUFFIXES):
+            return reader.open_store(url).attributes
+        found = json.loads(Place(url).read(ROOT) or b"")["attributes"]
+        return found if found["schema"]["name"] == store.SCHEMA else None
+    except (DataError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_shards(
+    plan: Plan, place: Place, reporter: Reporter, where: str | None
+) -> dict[str, dict[str, Any]]:
+    """Write the shards that an interrupted run has not; return the notes of all of them."""
+    if (place.read(PLAN) or b"").decode() != plan.fingerprint:
+        _clear(place)
+        place.write(PLAN, plan.fingerprint.encode())
+    tasks, notes, todo = list(plan.tasks(place)), {}, []
+    there = set(place.names())
+    for task in tasks:
+        data = place.read(task.note) if task.note in there else None
+        if data is None:
+            todo.append(task)
+        else:
+            notes[task.note] = json.loads(data)
+    finished = sum(len(task.entries) for task in tasks) - sum(len(t.entries) for t in todo)
+    title = f"pack {plan.split.dataset}"
+    with reporter.task(title, len(plan.entries), "frame", finished) as counter:
+        for frames, name, note in cluster.each(pack_shard.write, todo, where, say=reporter.say):
+            notes[name] = note
+            counter.advance(frames)
+    return {task.note: notes[task.note] for task in tasks}
+
+
+def _metadata(
+    plan: Plan, notes: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the attributes of the store, and its arrays that are not pixels."""
+    groups, small = [], _small(plan)
+    task_notes = iter(notes.values())
+    stored = np.zeros((len(plan.entries), len(plan.arrays)), np.uint32)
+    source = stored.copy()
+    for group, order in zip(plan.groups, plan.order, strict=True):
+        mine = [next(task_notes) for _ in range(group.shards)]
+        for column, array in enumerate(plan.arrays):
+            stored[list(order), column] = np.concatenate([n["stored"][array] for n in mine])
+            source[list(order), column] = np.concatenate([n["source"][array] for n in mine])
+        sizes = {array: tuple(note["bytes"][array] for note in mine) for array in plan.arrays}
+        groups.append(group.model_copy(update={"bytes": sizes}))
+        if group.path:
+            small[group.named("order")] = np.array(order, np.int64)
+    small |= {"stored_crc32c": stored, "source_crc32c": source}
+    return _attributes_of(plan, groups, small), small
+
+
+def _attributes_of(
+    plan: Plan, groups: list[store.Group], small: dict[str, NDArray[Any]]
+) -> dict[str, Any]:
+    split, options = plan.split, plan.options
+    record = plan.raw.record if plan.raw else None
+    attributes: dict[str, Any] = {
+        "schema": {"name": store.SCHEMA, "version": store.VERSION},
+        "dataset": split.dataset,
+        "split": split.split,
+        "tier": options.tier,
+        "arrays": list(plan.arrays),
+        "color": "RGB",
+        "resize": {
+            "pictures": "area, linear where enlarged",
+            "gt": "nearest",
+            "flow": "as pictures, u and v scaled",
+            "flow_picture": "made before the resize",
+            "library": f"opencv {cv2.__version__}",
+        },
+        "videos": [video.name for video in split.videos],
+        "groups": [group.model_dump(mode="json") for group in groups],
+        "flow": split.flow or record,
+        "flow_vectors": {
+            "record": record,
+            "direction": f"t -> t+{(record or {}).get('gap', 1)}",
+            "last_frame": (record or {}).get("tail", "missing"),
+        },
+        "packed_from": plan.fingerprint,
+        "created_with": f"vsodpipe {__version__}",
     }
-    store.write_shard(Path(building), number, blocks, plan.shard)
-    (Path(building) / DONE / str(number)).touch()
-    return number
+    # what the store holds, wherever and from whichever files it was made
+    digest = hashlib.sha256()
+    what = {k: v for k, v in attributes.items() if k not in ("packed_from", "created_with")}
+    digest.update(json.dumps(what, sort_keys=True).encode())
+    for name in sorted(set(small) - {"source_crc32c"}):
+        digest.update(np.ascontiguousarray(small[name]).tobytes())
+    return {**attributes, "fingerprint": digest.hexdigest()[:16]}
 
 
-def _picture(root: str, frame: Frame, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    height, width = size
-    if name == "gt":
-        if frame.gt is None:
-            return np.zeros(size, np.uint8)
-        mask = media.read_mask(f"{root}/{frame.gt}").astype(np.uint8)
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
-    file = frame.img if name == "img" else frame.flow
-    image = media.read_image(f"{root}/{file}")
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+def _small(plan: Plan) -> dict[str, NDArray[Any]]:
+    videos, entries = plan.split.videos, plan.entries
+    numbers = [
+        place if (number := media.frame_number(frame.name)) is None else number
+        for video in videos
+        for place, frame in enumerate(video.frames)
+    ]
+    has = {
+        f"has_{array}": np.array([array in entry.files for entry in entries])
+        for array in plan.arrays
+        if array != "img"
+    }
+    return {
+        "video_offset": np.cumsum([0, *(len(video.frames) for video in videos)], dtype=np.int64),
+        "video_size": np.array([video.size for video in videos], np.int32),
+        "frame_name": flow_raw.names_as_letters([entry.name for entry in entries]),
+        "source_frame": np.array(numbers).astype(np.int32),
+        **has,
+    }
 
 
-def _fingerprint(plan: store.Plan, root: str) -> str:
-    digest = hashlib.sha256(f"{store.VERSION} {plan.size} {plan.split.flow}".encode())
-    for video in plan.split.videos:
-        for frame in video.frames:
-            for path in (frame.img, frame.gt, frame.flow):
-                status = os.stat(f"{root}/{path}") if path else None
-                state = (status.st_size, status.st_mtime_ns) if status else None
-                digest.update(f"{video.name} {path} {state}\n".encode())
-    return digest.hexdigest()[:16]
+def _finish_hdf5(
+    plan: Plan,
+    place: Place,
+    target: Path,
+    attributes: dict[str, Any],
+    small: dict[str, NDArray[Any]],
+) -> None:
+    files = {
+        group.named(array): [
+            Path(place.url, zarr_files.shard_file(group.named(array), number))
+            for number in range(group.shards)
+        ]
+        for group in plan.groups
+        for array in plan.arrays
+    }
+    built = Path(place.url, "store.h5")
+    hdf5.assemble(built, attributes, small, files)
+    os.replace(built, target)
+    media.remove(Path(place.url))
 
 
-def _bytes_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _clear(place: Place) -> None:
+    if place.local:
+        media.remove(Path(place.url))
+    else:
+        place.remove(place.names())
+
+
+def _bytes_of(url: str, opened: reader.Store) -> int:
+    if url.endswith(hdf5.SUFFIXES):
+        return os.path.getsize(url)
+    return opened.nbytes

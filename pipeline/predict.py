@@ -19,10 +19,10 @@ from torch import nn
 
 from vsodpipe import checkpoint, devices, media, sampling, transforms
 from vsodpipe.errors import DataError, UsageError
+from vsodpipe.frames import Files, load_clip
 from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Stage
-from vsodpipe.stream import Files, load_clip
 
 RECORD = "maps.json"
 

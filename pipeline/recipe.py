@@ -45,12 +45,23 @@ class Data:
     """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
     size: tuple[int, int] = (384, 384)
     """Height and width in pixels to which a sample is resized."""
+    sample: Literal["clip", "frame", "group"] = "clip"
+    """clip: T frames around an anchor; frame: one frame, without the T axis; group: T neighbours,
+    so that the groups of a video cover it once an epoch."""
     clip: int = 1
     """Frames in a sample (T)."""
+    references: int = 0
+    """Other frames of the same video beside a sample, as ref_img and ref_flow."""
+    flow: Literal["picture", "vectors"] = "picture"
+    """Flow as a colour picture, or as (u, v) in pixels, which only a store holds."""
     frame_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Data set -> distances in frames between neighbours of a clip, one drawn a clip (else 1)."""
     anchor_stride: dict[str, int] = field(default_factory=dict)
     """Data set -> every how many-th frame may start a clip (1 where it is not named)."""
+    window: int | None = None
+    """Shards that are shuffled together; 0: everything; none: 0 on disk, 8 for a remote store."""
+    uint8: bool = False
+    """Hand out img, gt and flow pictures as uint8; they become the same floats on the device."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB frame in 0..1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -58,6 +69,11 @@ class Data:
 
     def __post_init__(self) -> None:
         _positive(self, "clip")
+        _at_least_0(self, "references")
+        if self.window is not None:
+            _at_least_0(self, "window")
+        if self.sample == "frame" and self.clip != 1:
+            raise UsageError(f"recipe key clip: a frame is 1 frame, got {self.clip}.")
         if len(self.size) != 2 or min(self.size) < 1:
             raise UsageError(
                 f"recipe key size: expected [height, width] > 0, got {list(self.size)}."

@@ -20,6 +20,7 @@ import torch
 from vsodpipe import __version__, checkpoint, media, models, recipe
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source
+from vsodpipe.reader import CACHE_BYTES
 from vsodpipe.recipe import Stage
 
 
@@ -44,6 +45,9 @@ class Job:
     workers: int
     init: Path | None = None
     """Checkpoint whose weights the first stage starts from."""
+    cache: Path | None = None
+    """Folder for the shards of stores on the network."""
+    cache_bytes: int = CACHE_BYTES
 
     @property
     def last(self) -> Path:

@@ -1,4 +1,7 @@
-"""Which frames make a sample: clips of T frames around an anchor frame."""
+"""Which frames make a sample: one frame, a clip, a group of neighbours, references of a video.
+
+Everything here is numbers of frames in one video; a still picture is a video of one frame.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,41 @@ def training_clip(
     wanted = range(start, start + length * step, step)
     valid = tuple(f < count and annotated[f] for f in wanted)
     return Clip(tuple(min(f, count - 1) for f in wanted), valid)
+
+
+def group(annotated: Sequence[bool], start: int, length: int) -> Clip:
+    """Return the group of `length` neighbours from `start`, one of `group_starts`.
+
+    A video shorter than a group repeats its last frame as invalid.
+    """
+    wanted = range(start, start + length)
+    count = len(annotated)
+    valid = tuple(f < count and annotated[f] for f in wanted)
+    return Clip(tuple(min(f, count - 1) for f in wanted), valid)
+
+
+def group_starts(annotated: Sequence[bool], length: int) -> list[int]:
+    """Return the first frames of the groups that cover a video and hold some ground truth."""
+    return [w.start for w in windows(len(annotated), length) if any(annotated[f] for f in w)]
+
+
+def random_references(count: int, number: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Return `number` different frames of a video of `count`, drawn uniformly, for training.
+
+    The query may be among them (DPA draws so). A shorter video gives every frame as often as any
+    other, give or take one.
+    """
+    rounds = [rng.permutation(count) for _ in range(-(-number // count))]
+    return tuple(int(f) for f in np.concatenate(rounds)[:number]) if rounds else ()
+
+
+def even_references(count: int, number: int) -> tuple[int, ...]:
+    """Return `number` frames spread evenly over a video of `count`, for testing.
+
+    They are multiples of count // number, as in DPA's release: its first frame repeated where the
+    video is shorter than `number`.
+    """
+    return tuple(i * (count // number) for i in range(number))
 
 
 def windows(count: int, length: int) -> list[range]:

@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsodpipe import checkpoint, devices, media, models, recipe, runs
+from vsodpipe import checkpoint, devices, media, models, recipe, runs, transforms
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, unknown
 from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
+from vsodpipe.reader import Store
 from vsodpipe.recipe import Optim, Stage
 from vsodpipe.runs import Job, Position
 from vsodpipe.signals import stopping
-from vsodpipe.store import Store
-from vsodpipe.stream import Clips, Sample, loader, open_reader
+from vsodpipe.stream import Clips, Sample, State, loader, open_reader
 
 SAVE_SECONDS = 300.0
 """Longest time between two saves of last.pt."""
@@ -112,6 +112,9 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
         if number > position.stage:
             position = Position(number)
             state = _State.start(network, stage, job)
+        if saved is not None and (left := saved.training.get("stream")):
+            clips[number].resume(State(**left))  # refuses another order than before
+            saved = None
         try:
             _run_stage(job, clips[number], position, state, origin, reporter)
         except VsodpipeError:
@@ -182,7 +185,12 @@ class _State:
 
 
 def _save(
-    job: Job, stage: Stage, position: Position, state: _State, origin: dict[str, Any]
+    job: Job,
+    stage: Stage,
+    position: Position,
+    state: _State,
+    origin: dict[str, Any],
+    stream: State | None = None,
 ) -> None:
     """Write last.pt, and STAGE.pt when `position` is the start of the stage after `stage`."""
     begins = position.epoch == 0 and position.step == 0
@@ -191,6 +199,7 @@ def _save(
         "position": asdict(position),
         "optimiser": optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "stream": stream.as_dict() if stream else None,
     }
     checkpoint.save(job.last, job.model, stage, state.network, training, origin)
     if position.stage > job.stages.index(stage):
@@ -225,7 +234,9 @@ def _run_stage(
                 if due or step + 1 == steps:
                     events.flush()
                     following = _following(position.stage, epoch, step, steps, stage)
-                    _save(job, stage, following, state, origin)
+                    same = following.stage == position.stage
+                    left = clips.state(following.epoch, following.step) if same else None
+                    _save(job, stage, following, state, origin, left)
                     saved_at = time.monotonic()
                 if stop.requested:
                     raise KeyboardInterrupt
@@ -242,7 +253,7 @@ def _step(model: str, stage: Stage, state: _State, batch: Sample, lr: float) -> 
     """Take one step on `batch` and return its loss."""
     for group in state.optimiser.param_groups:
         group["lr"] = lr
-    sample = _to_device(batch, state.device)
+    sample = _to_device(batch, state.device, stage)
     with state.autocast:
         logits = state.network(*(sample[key] for key in stage.data.inputs))
     loss = models.load(model).loss(logits, sample)
@@ -294,7 +305,12 @@ def _precision(stage: Stage, device: torch.device) -> tuple[Any, torch.amp.GradS
 
 
 def _clips(stage: Stage, job: Job, datasets: list[str], reporter: Reporter) -> Clips:
-    readers = [open_reader(job.source, name, stage.data.source) for name in datasets]
+    readers = [
+        open_reader(
+            job.source, name, stage.data.source, cache=job.cache, cache_bytes=job.cache_bytes
+        )
+        for name in datasets
+    ]
     height, width = stage.data.size
     for reader in readers:
         if isinstance(reader, Store) and (reader.stored[0] < height or reader.stored[1] < width):
@@ -302,11 +318,11 @@ def _clips(stage: Stage, job: Job, datasets: list[str], reporter: Reporter) -> C
                 f"{reader.path} holds {reader.stored[1]}x{reader.stored[0]}, enlarged to "
                 f"{width}x{height}. Pack it with --size {height}x{width}."
             )
-    return Clips(readers, stage)
+    weights = [job.source.split(name).weight or 1.0 for name in datasets]
+    return Clips(readers, stage, weights)
 
 
-def _to_device(batch: Sample, device: torch.device) -> Sample:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
+def _to_device(batch: Sample, device: torch.device, stage: Stage) -> Sample:
+    """Return the batch on `device`; pictures that come as uint8 become floats there."""
+    tensors = {k: v.to(device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
+    return {**batch, **transforms.to_float(tensors, stage.data.mean, stage.data.std)}

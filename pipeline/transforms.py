@@ -1,11 +1,13 @@
-"""Joint geometry and colour changes of a clip's img, gt and flow pictures, on uint8 tensors.
+"""Joint geometry and colour changes of a clip's img, gt and flow, on tensors.
 
 Legend: T frames, H W rows and columns. One draw holds for the whole clip, so that two equal frames
 stay equal. Flipping a colour-coded flow leaves its hue as it is: the published training code of
-this family accepts that.
+this family accepts that. Flow as vectors turns, flips and scales with the picture.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -16,7 +18,15 @@ from torchvision.transforms.v2 import functional as F
 from vsodpipe.recipe import Augment
 
 Clip = dict[str, Tensor]
-"""img and flow uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1."""
+"""img uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1; flow uint8 (T, 3, H, W) as a picture,
+or float32 (T, 2, H, W) in pixels of that size, x then y."""
+
+
+def changes(options: Augment) -> bool:
+    """Return whether `augment` can change anything with these options."""
+    ranges = (options.brightness, options.contrast, options.saturation, options.sharpness)
+    turns = options.rotate and options.rotate_probability
+    return bool(options.crop or options.flip or turns) or any(r != (1.0, 1.0) for r in ranges)
 
 
 def augment(
@@ -35,7 +45,7 @@ def augment(
         ]
         clip = {key: F.center_crop(value, size) for key, value in clip.items()}
     if rng.random() < options.flip:
-        clip = {key: F.horizontal_flip(value) for key, value in clip.items()}
+        clip = {key: _flip(value) for key, value in clip.items()}
     if options.rotate and rng.random() < options.rotate_probability:
         angle = float(rng.uniform(-options.rotate, options.rotate))
         clip = {key: _rotate(key, value, angle) for key, value in clip.items()}
@@ -48,16 +58,33 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
 
 
 def _resize(key: str, value: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(value.shape[-2:]) == size:
+    height, width = value.shape[-2:]
+    if (height, width) == size:
         return value
     if key == "gt":
         return F.resize(value, list(size), InterpolationMode.NEAREST_EXACT)
-    return F.resize(value, list(size), InterpolationMode.BILINEAR, antialias=True)
+    resized = F.resize(value, list(size), InterpolationMode.BILINEAR, antialias=True)
+    if _vectors(value):
+        resized = resized * torch.tensor([size[1] / width, size[0] / height]).view(2, 1, 1)
+    return resized
+
+
+def _vectors(value: Tensor) -> bool:
+    return value.shape[-3] == 2
+
+
+def _flip(value: Tensor) -> Tensor:
+    value = F.horizontal_flip(value)
+    return value * torch.tensor([-1.0, 1.0]).view(2, 1, 1) if _vectors(value) else value
 
 
 def _rotate(key: str, value: Tensor, angle: float) -> Tensor:
     if key == "gt":
         return F.rotate(value, angle, InterpolationMode.NEAREST)
+    if _vectors(value):  # the picture turns counter-clockwise, y points down
+        u, v = F.rotate(value, angle, InterpolationMode.BILINEAR).unbind(1)
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        return torch.stack([u * cos + v * sin, v * cos - u * sin], 1)
     # outside the picture: black for the frame, white (no motion) for the flow
     fill = [255.0] * 3 if key == "flow" else [0.0] * 3
     return F.rotate(value, angle, InterpolationMode.BILINEAR, fill=fill)
@@ -76,14 +103,40 @@ def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def to_float(clip: Clip, mean: tuple[float, ...], std: tuple[float, ...]) -> Clip:
-    """Return float32: img normalised by `mean` and `std`, flow in 0..1, gt 0 or 1."""
-    img = clip["img"].float() / 255
-    if any(mean) or any(s != 1 for s in std):
-        shape = (1, 3, 1, 1)
-        img = (img - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
-    done = {"img": img}
-    if "flow" in clip:
-        done["flow"] = clip["flow"].float() / 255
-    if "gt" in clip:
-        done["gt"] = clip["gt"].float()
-    return done
+    """Return float32: img normalised by `mean` and `std`, flow pictures in 0..1, gt 0 or 1.
+
+    Works on any tensors (..., C, H, W) of a clip or a batch, with keys such as `ref_img`, on their
+    own device, with the same result on each; what is float already stays as it is.
+    """
+    return {key: _to_float(key, value, mean, std) for key, value in clip.items()}
+
+
+def _to_float(key: str, value: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    if value.dtype != torch.uint8:
+        return value
+    if key == "gt":
+        return value.float()
+    # a number would become a multiplication by its inverse on CUDA
+    value = value.float() / torch.full((), 255.0, device=value.device)
+    if key.endswith("img") and (any(mean) or any(s != 1 for s in std)):
+        shape = (3, 1, 1)
+        value = value - torch.tensor(mean, device=value.device).view(shape)
+        value = value / torch.tensor(std, device=value.device).view(shape)
+    return value
+
+
+def write_floats(
+    key: str, picture: Tensor, out: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Write what `to_float` makes of a uint8 `picture` (H, W, C) to the float32 `out` (H, W, C).
+
+    Rows are taken as a whole, so that the three channels need no steps of three.
+    """
+    rows = out.view(len(out), -1)
+    rows.copy_(picture.view(len(out), -1))
+    if key == "gt":
+        return
+    rows.div_(255.0)
+    if key.endswith("img") and (any(mean) or any(s != 1 for s in std)):
+        rows.sub_(torch.tensor(mean).repeat(out.shape[1]))
+        rows.div_(torch.tensor(std).repeat(out.shape[1]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import DAVIS, write_video
-from vsodpipe import catalogue, cli, flow_job, flows, manifest
+from vsodpipe import catalogue, cli, flow_job, flows, manifest, pack, store
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 
@@ -90,3 +90,23 @@ def vsodpipe(
         return int(ended.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def one_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the store of TINY_train: 9 frames at 32x40, in shards of 4."""
+    root = tmp_path_factory.mktemp("packed")
+    write_video(root / "TINY_train" / "ball", 1, 5)
+    write_video(root / "TINY_train" / "cube", 2, 4)
+    quiet = Reporter(quiet=True)
+    split = manifest.split_of(catalogue.find("TINY_train", root), root, quiet)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD_BYTES", 4 * 3 * 32 * 40)
+        pack.pack(split, str(root), root / "TINY_train.zarr", (32, 40), quiet)
+    return root
+
+
+@pytest.fixture
+def packed(one_store: Path, tmp_path: Path) -> Path:
+    """A copy of that store, to be damaged."""
+    return Path(shutil.copytree(one_store / "TINY_train.zarr", tmp_path / "t.zarr"))

@@ -1,5 +1,6 @@
 """Maps in the layouts that people publish, found and matched by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_the_name_of_the_mask_and_of_the_picture(tmp_path: Path) -> None:
     split = source.split("A_test")
     video = split.videos[0]
     frames = tuple(
-        frame.model_copy(update={"gt": f"gt/mask{t}.png", "img": f"img/picture{t}.jpg"})
+        replace(frame, gt=f"gt/mask{t}.png", img=f"img/picture{t}.jpg")
         for t, frame in enumerate(video.frames)
     )
     split = split.model_copy(update={"videos": (video.model_copy(update={"frames": frames}),)})
@@ -91,7 +92,7 @@ def test_two_maps_of_one_frame_and_one_map_of_two(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="are both the map of a/00000"):
         maps.match(tmp_path / "n", split)
     # nested folders say which video it is even where the flat names are the same
-    frame = split.videos[0].frames[0].model_copy(update={"name": "b_00000"})
+    frame = replace(split.videos[0].frames[0], name="b_00000")
     video = split.videos[0].model_copy(update={"frames": (frame,)})
     split = split.model_copy(update={"videos": (video, split.videos[1])})
     write(tmp_path / "o" / "a" / "b_00000.png", columns(1))

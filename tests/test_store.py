@@ -1,190 +1,141 @@
-"""Packing: the same frames come out, whole or not at all, and a killed pack continues."""
+"""The schema: other tools read it, and what is not a store is refused in one line."""
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import zarr
 
-from helpers import files_below
-from vsodpipe import media, pack, store
-from vsodpipe.errors import DataError, UsageError
+from stores import add_vectors, pack_train, small_shards
+from vsodpipe import jpeg_codec, media, reader, shards, store, zarr_files
+from vsodpipe.errors import DataError
 from vsodpipe.manifest import Source
-from vsodpipe.progress import Reporter
-from vsodpipe.stream import Files
-
-SIZE = (32, 40)
 
 
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", 4 * 3 * SIZE[0] * SIZE[1])
-
-
-def pack_train(source: Source, target: Path, quiet: Reporter, **options: object) -> pack.Packed:
-    split = source.split("TINY_train")
-    return pack.pack(split, source.root, target, SIZE, quiet, **options)  # type: ignore[arg-type]
-
-
-def test_the_store_holds_the_resized_files(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    done = pack_train(source, tmp_path / "t.zarr", quiet)
-    assert (done.frames, done.shards, done.kept) == (9, 3, False)
-    opened, files = store.Store(str(done.path)), Files(source, source.split("TINY_train"))
-    assert opened.videos == files.videos == ["ball", "cube"]
-    assert (opened.dataset, opened.size(1)) == ("TINY_train", (48, 64))
-    for video in range(2):
-        assert opened.frames(video) == files.frames(video)
-        assert opened.annotated(video) == files.annotated(video)
-        for frame in range(len(files.frames(video))):
-            for key in ("img", "flow"):
-                picture = files.read(video, frame, key)
-                expected = cv2.resize(picture, SIZE[::-1], interpolation=cv2.INTER_AREA)
-                np.testing.assert_array_equal(opened.read(video, frame, key), expected)
-            assert set(np.unique(opened.read(video, frame, "gt"))) <= {0, 1}
-    assert opened.attributes["flow"] == source.split("TINY_train").flow
-
-
-def test_any_zarr_reader_opens_it(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    done = pack_train(source, tmp_path / "t.zarr", quiet)
-    group = zarr.open_group(done.path, mode="r")
-    img = group["img"]
-    assert isinstance(img, zarr.Array)
-    assert (img.shape, img.chunks, img.shards) == ((9, *SIZE, 3), (1, *SIZE, 3), (4, *SIZE, 3))
-    assert img.metadata.dimension_names == ("frame", "y", "x", "channel")  # type: ignore[union-attr]
-    assert group.attrs["schema"] == {"name": "vsodpipe-store", "version": 1}
-
-
-def test_dask_workers_give_the_same_store(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    one = pack_train(source, tmp_path / "one.zarr", quiet).path
-    two = pack_train(source, tmp_path / "two.zarr", quiet, where="local:2").path
-    assert files_below(one) == files_below(two)
-    for name in files_below(one):
-        if (one / name).is_file():
-            assert (one / name).read_bytes() == (two / name).read_bytes(), name
-
-
-def test_an_interrupted_pack_is_no_store_and_continues(
-    source: Source, tmp_path: Path, quiet: Reporter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tier", ["raw", "lossless", "jpeg"])
+def test_zarr_reads_the_same_frames(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
-    whole = pack_train(source, tmp_path / "whole.zarr", quiet).path
-    real, calls = store.write_shard, []
-
-    def killed(path: Path, number: int, *rest: object) -> None:
-        if number == 2 and len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(number)
-        real(path, number, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(store, "write_shard", killed)
-    with pytest.raises(KeyboardInterrupt):
-        pack_train(source, tmp_path / "t.zarr", quiet)
-    assert not (tmp_path / "t.zarr").exists()
-    calls.append(-1)
-    again = pack_train(source, tmp_path / "t.zarr", quiet).path
-    assert calls == [0, 1, -1, 2], "only the shard that was left is written"
-    assert files_below(again) == files_below(whole)
-    for name in files_below(whole):
-        if (whole / name).is_file():
-            assert (whole / name).read_bytes() == (again / name).read_bytes(), name
+    small_shards(monkeypatch)
+    zarr.registry.register_codec(zarr_files.JPEG, jpeg_codec.JpegCodec)
+    add_vectors(Path(source.root))
+    path = pack_train(source, tmp_path / "t.zarr", tier=tier, flow="both").path
+    ours, group = reader.open_store(path), zarr.open_group(path, mode="r")
+    assert ours.arrays == ("img", "gt", "flow", "flow_picture")
+    for key in ours.arrays:
+        theirs = group[key]
+        assert isinstance(theirs, zarr.Array)
+        shape, dtype = ours.frame_shape(key)
+        assert theirs.shards == (4, *shape)
+        out = np.empty((9, *shape), dtype)
+        ours.read_into(range(9), key, out)
+        np.testing.assert_array_equal(out, np.asarray(theirs[:]))
+        assert out.any()
+    for name, (dtype, _) in store.SMALL.items():
+        values = group[name]
+        assert isinstance(values, zarr.Array) and values.dtype == np.dtype(dtype)
 
 
-def test_a_damaged_file_leaves_nothing(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    frame = Path(source.root) / "TINY_train/cube/RGB/00003.jpg"
-    frame.write_bytes(frame.read_bytes()[:-40])
-    before = files_below(tmp_path)
-    with pytest.raises(DataError, match="damaged picture"):
-        pack_train(source, tmp_path / "t.zarr", quiet)
-    assert files_below(tmp_path) == before
-
-
-def test_a_store_of_other_files_is_not_replaced_unasked(
-    source: Source, tmp_path: Path, quiet: Reporter
-) -> None:
-    target = tmp_path / "t.zarr"
-    pack_train(source, target, quiet)
-    assert pack_train(source, target, quiet).kept
-    split = source.split("TINY_test")
-    with pytest.raises(DataError, match="Use --force"):
-        pack.pack(split, source.root, target, SIZE, quiet)
-    pack.pack(split, source.root, target, SIZE, quiet, force=True)
-    assert store.Store(str(target)).dataset == "TINY_test"
-
-
-def test_changed_files_are_noticed(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    target = tmp_path / "t.zarr"
-    pack_train(source, target, quiet)
-    mask = Path(source.root) / "TINY_train/ball/GT/00001.png"
-    mask.write_bytes(media.encode_png(np.full((48, 64), 255, np.uint8)))
-    with pytest.raises(DataError, match="from other files than there are now"):
-        pack_train(source, target, quiet)
-    pack_train(source, target, quiet, force=True)
-    assert store.Store(str(target)).read(0, 1, "gt").all()
-
-
-def test_what_is_no_store_is_never_replaced(
-    source: Source, tmp_path: Path, quiet: Reporter
-) -> None:
-    media.write_bytes(tmp_path / "mine" / "file", b"x")
-    with pytest.raises(DataError, match="is no store"):
-        pack_train(source, tmp_path / "mine", quiet, force=True)
-    assert (tmp_path / "mine" / "file").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize("name", ["img/c/1", "gt", "video_offset", "flow_picture/c"])
-def test_missing_shards_are_noticed(
-    source: Source, tmp_path: Path, quiet: Reporter, name: str
-) -> None:
-    path = pack_train(source, tmp_path / "t.zarr", quiet).path
-    media.remove(path / name)
-    with pytest.raises(DataError, match="Pack it anew"):
-        store.Store(str(path))
-
-
-def test_frames_without_mask_or_flow(source: Source, tmp_path: Path, quiet: Reporter) -> None:
-    split = source.split("TINY_test")
-    video = split.videos[0]
-    frames = tuple(
-        replace(f, flow=None, **({"gt": None} if f.name == "00001" else {})) for f in video.frames
+def test_the_codec_writes_what_it_reads(tmp_path: Path) -> None:
+    zarr.registry.register_codec(zarr_files.JPEG, jpeg_codec.JpegCodec)
+    frame = np.full((1, 16, 24, 3), (200, 100, 50), np.uint8)
+    made = zarr.create_array(
+        tmp_path / "a.zarr", data=frame, serializer=jpeg_codec.JpegCodec(), compressors=None
     )
-    bare = split.model_copy(
-        update={"flow": None, "videos": (video.model_copy(update={"frames": frames}),)}
-    )
-    pack.pack(bare, source.root, tmp_path / "t.zarr", SIZE, quiet)
-    opened = store.Store(str(tmp_path / "t.zarr"))
-    assert opened.annotated(0) == [True, False, True, True, True]
-    assert not opened.read(0, 1, "gt").any()
-    with pytest.raises(DataError, match="no flow_picture"):
-        opened.read(0, 0, "flow")
+    assert np.abs(np.asarray(made[:]).astype(int) - frame).max() <= 2
+    assert isinstance(zarr.open_array(tmp_path / "a.zarr", mode="r")[:], np.ndarray)
 
 
-def test_sizes(source: Source) -> None:
-    split = source.split("TINY_train")
-    assert pack.parse_size("384", split) == (384, 384)
-    assert pack.parse_size("48x64", split) == (48, 64)
-    assert pack.parse_size("native", split) == (48, 64)
-    for text in ("0", "x", "3x4x5", "-1", "1e3", ""):
-        with pytest.raises(UsageError, match="expected N"):
-            pack.parse_size(text, split)
-    videos = (split.videos[0], split.videos[1].model_copy(update={"size": (1, 2)}))
-    with pytest.raises(DataError, match="2 sizes"):
-        pack.parse_size("native", split.model_copy(update={"videos": videos}))
+def test_xarray_names_dimensions_and_scales_flow(source: Source, tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    add_vectors(Path(source.root))
+    path = pack_train(source, tmp_path / "t.zarr", flow="raw").path
+    with xarray.open_zarr(path, chunks=None) as opened:
+        assert opened["img"].dims == ("frame", "y", "x", "channel")
+        assert opened["flow"].dims == ("frame", "component", "y", "x")
+        assert opened["flow"].attrs["units"] == "px"
+        steps = reader.open_store(path).read(0, 1, "flow")
+        np.testing.assert_allclose(opened["flow"][1].values, steps / 64.0)
 
 
-def test_shards_are_near_64_mb(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
-    monkeypatch.undo()
-    split = source.split("TINY_train")
-    shards = {size: store.plan(split, size).shard for size in ((384, 384), (512, 512), (480, 854))}
-    assert shards == {(384, 384): 128, (512, 512): 64, (480, 854): 64}
+def test_shards_are_near_64_mb() -> None:
+    found = {s: store.shard_frames(("img", "gt"), s) for s in ((384, 384), (512, 512), (480, 854))}
+    assert found == {(384, 384): 128, (512, 512): 64, (480, 854): 64}
 
 
-@pytest.mark.parametrize("make", ["nothing", "folder", "group"])
+def test_overhead_of_a_store_is_small() -> None:
+    overhead = shards.index_bytes(128) / (128 * 3 * 384 * 384)
+    assert overhead < 0.002
+
+
+@pytest.mark.parametrize("make", ["nothing", "folder", "group", "no json", "list"])
 def test_what_is_no_store(tmp_path: Path, make: str) -> None:
     path = tmp_path / "x.zarr"
     if make == "folder":
         media.write_bytes(path / "file", b"x")
     if make == "group":
         zarr.create_group(path)
+    if make in ("no json", "list"):
+        media.write_bytes(path / "zarr.json", b"{" if make == "no json" else b"[]")
     with pytest.raises(DataError, match=r"x\.zarr"):
-        store.Store(str(path))
+        reader.open_store(str(path))
+
+
+def _set(place: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(root: dict[str, Any]) -> None:
+        node: Any = root
+        for step in place[:-1]:
+            node = node[step]
+        node[place[-1]] = value
+
+    return change
+
+
+_IMG = ["consolidated_metadata", "metadata", "img"]
+_INNER = [*_IMG, "codecs", 0, "configuration"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set(["attributes", "groups"], []),
+        _set(["attributes", "groups", 0, "frames"], 10**9),
+        _set(["attributes", "groups", 0, "shard"], -1),
+        _set(["attributes", "groups", 0, "size"], ["a", 2]),
+        _set(["attributes", "groups", 0, "path"], "../../etc"),
+        _set(["attributes", "groups", 0, "bytes"], {}),
+        _set(["attributes", "groups", 0, "bytes", "img"], [-5]),
+        _set(["attributes", "videos"], ["one"]),
+        _set(["attributes", "arrays"], ["img", "../gt"]),
+        _set(["attributes", "tier"], "gzip"),
+        _set([*_IMG, "shape"], [1, 2, 3, 4]),
+        _set([*_IMG, "data_type"], "float64"),
+        _set([*_IMG, "fill_value"], 7),
+        _set([*_INNER, "index_location"], "start"),
+        _set([*_INNER, "index_codecs"], []),
+        _set([*_INNER, "codecs"], [{"name": "gzip"}]),
+        _set(["consolidated_metadata", "metadata", "video_offset", "shape"], [2**50]),
+        _set(["consolidated_metadata", "metadata", "gt"], None),
+        _set(["consolidated_metadata"], {}),
+    ],
+)
+def test_hostile_metadata_are_one_line(
+    packed: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    root = json.loads((packed / "zarr.json").read_bytes())
+    change(root)
+    (packed / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(DataError, match=r"t\.zarr.*(Pack it anew|pack it anew)") as caught:
+        reader.open_store(str(packed))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_of_the_first_version(packed: Path) -> None:
+    root = json.loads((packed / "zarr.json").read_bytes())
+    root["attributes"]["schema"]["version"] = 1
+    (packed / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(DataError, match="version 1, expected 2. Pack it anew"):
+        reader.open_store(str(packed))

@@ -1,0 +1,91 @@
+"""Memory and threads of a loader: batches made ahead, in order, into memory that is used again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Buffers:
+    """Arrays for batches. One that nobody else refers to any more is handed out again.
+
+    A fresh array of a batch's size costs page faults at every first touch: up to half the time of
+    filling it. With `pinned` torch's own cache of page-locked memory does this, as it also knows
+    which copies to the device are under way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
+
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
+        return Buffers, ()
+
+    def take(self, shape: tuple[int, ...], kind: Any, pinned: bool = False) -> NDArray[Any]:
+        """Return an array of `shape` and dtype `kind` with any content."""
+        dtype = np.dtype(kind)
+        if pinned:
+            like = torch.from_numpy(np.empty(0, dtype))
+            memory: NDArray[Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
+            return memory
+        with self._lock:
+            held = self._held.setdefault((shape, dtype), [])
+            for number in range(len(held)):
+                if _references(held, number) == _UNUSED:
+                    return held[number]
+            held.append(np.empty(shape, dtype))
+            return held[-1]
+
+
+def _references(held: list[NDArray[Any]], number: int) -> int:
+    return sys.getrefcount(held[number])
+
+
+_UNUSED = _references([np.empty(0)], 0)
+"""What sys.getrefcount says of an array that only the list holds; Python versions differ in it."""
+
+
+def in_order(make: Callable[[T], R], items: Iterable[T], threads: int, depth: int) -> Iterator[R]:
+    """Yield `make(item)` in the order of `items`, made by `threads`, at most `depth` ahead.
+
+    The threads end with the iterator: when it is closed or collected, and after an error or
+    Ctrl-C. `threads` 0 makes each when it is asked for.
+    """
+    if threads == 0:
+        yield from map(make, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    # `torch.set_num_threads` holds for the thread that calls it and for those that come after:
+    # each thread here computes alone, and the number for all others is put back
+    before = torch.get_num_threads()
+    ready = threading.Barrier(threads + 1)
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, "batches")
+    try:
+        for _ in range(threads):
+            pool.submit(alone)
+        ready.wait()
+        torch.set_num_threads(before)
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,174 @@
+"""Bytes of the files of a store: local ones by preadv, remote ones many at once through fsspec.
+
+With a cache, a remote file is fetched whole when it is first touched and kept on the local disk,
+the least recently used ones going when there are too many bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vsodpipe import media
+from vsodpipe.errors import DataError
+from vsodpipe.shard_cache import ShardCache, retry
+
+_IOV_MAX = 1024
+
+Range = tuple[str, int, int]
+"""Name of a file, first byte, byte after the last one."""
+
+
+class Files:
+    """Files below a folder or URL, or one file (the name is empty then)."""
+
+    def __init__(self, url: str, cache: Path | None, cache_bytes: int) -> None:
+        self.url, self.local = url, "://" not in url
+        self._cache = ShardCache(cache, cache_bytes) if cache and not self.local else None
+        self.stamp = ""
+        """Of what is in the store: kept files of another one are not used."""
+        self._remote: Any = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_remote": None, "_pid": -1}
+
+    def path(self, name: str) -> str:
+        """Return the full path or URL of a file."""
+        return f"{self.url}/{name}" if name else self.url
+
+    def whole(self, names: Sequence[str]) -> list[bytes]:
+        """Return the bytes of files, fetched at once. Raises DataError where one is missing."""
+        if self.local:
+            return [media.read_bytes(self.path(name)) for name in names]
+        return self._many([(name, None, None) for name in names])
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a local file, None for one that is not there or not local."""
+        try:
+            return os.stat(self.path(name)).st_size if self.local else None
+        except OSError:
+            return None
+
+    def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        """Return ranges of bytes, in order. Raises DataError where a file is missing or short."""
+        if self.local or self._cache is not None:
+            found = [self._local_range(*one) for one in wanted]
+        else:
+            found = self._many(wanted)
+        for (name, start, end), part in zip(wanted, found, strict=True):
+            if len(part) != end - start:
+                raise DataError(
+                    f"{self.path(name)}: cut short, or changed while it was read. "
+                    "Copy the store again or pack it anew."
+                )
+        return found
+
+    def read_runs(self, name: str, runs: Sequence[tuple[int, list[NDArray[Any]]]]) -> None:
+        """Fill the C-contiguous arrays of each run with the bytes of a file from its start on."""
+        with self._opened(name) as file:
+            for start, slots in runs:
+                for first in range(0, len(slots), _IOV_MAX):
+                    part = slots[first : first + _IOV_MAX]
+                    start = self._read_slots(file, name, start, part)
+
+    def _read_slots(self, file: int, name: str, start: int, slots: list[NDArray[Any]]) -> int:
+        views = [slot.reshape(-1).view(np.uint8).data for slot in slots]
+        while views:
+            count = os.preadv(file, views, start)
+            if count == 0:
+                raise DataError(
+                    f"{self.path(name)}: cut short. Copy the store again or pack it anew."
+                )
+            start += count
+            while views and count >= len(views[0]):  # a read may be short
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]
+        return start
+
+    @property
+    def direct(self) -> bool:
+        """Whether files are on the local disk, or will be when they are read."""
+        return self.local or self._cache is not None
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Bring remote files into the cache and wait for them; nothing without a cache."""
+        if self._cache is not None:
+            for name in names:
+                self._cache.local(self.path(name), self.stamp)
+
+    def _local_range(self, name: str, start: int, end: int) -> bytes:
+        with self._opened(name) as file:
+            parts, wanted = [], end - start
+            while wanted and (part := os.pread(file, wanted, end - wanted)):
+                parts.append(part)
+                wanted -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        # opened for one call: 10 µs, for which nothing stays open over forks, pickles and eviction
+        try:
+            file = os.open(self.path(name), os.O_RDONLY) if self.local else self._kept(name)
+        except OSError as error:
+            raise DataError(
+                f"{self.path(name)}: cannot be read: {error.strerror}. "
+                "Copy the store again or pack it anew."
+            ) from error
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _kept(self, name: str) -> int:
+        """Return the open copy of a remote file in the cache."""
+        assert self._cache is not None
+        while True:
+            with suppress(FileNotFoundError):  # evicted by another reader
+                return os.open(self._cache.local(self.path(name), self.stamp), os.O_RDONLY)
+
+    def _filesystem(self) -> tuple[Any, str]:
+        if self._pid != os.getpid():  # an async file system refuses to work after a fork
+            try:
+                self._remote = fsspec.core.url_to_fs(self.url)
+            except (ImportError, ValueError) as error:
+                raise DataError(f"{self.url}: cannot be read: {error}.") from error
+            self._pid = os.getpid()
+        system, base = self._remote
+        return system, base
+
+    def _many(self, wanted: Sequence[tuple[str, int | None, int | None]]) -> list[bytes]:
+        """Return ranges of remote files, all asked for at once; those that fail again."""
+        found: dict[int, bytes] = {}
+        absent: list[str] = []
+
+        def fetch() -> None:
+            system, base = self._filesystem()
+            todo = [n for n in range(len(wanted)) if n not in found]
+            paths = [f"{base}/{wanted[n][0]}" if wanted[n][0] else base for n in todo]
+            starts, ends = [wanted[n][1] for n in todo], [wanted[n][2] for n in todo]
+            # not cat, which takes some characters for patterns and returns in any order
+            parts = system.cat_ranges(paths, starts, ends, on_error="return")
+            failed = None
+            for number, part in zip(todo, parts, strict=True):
+                if isinstance(part, FileNotFoundError):
+                    absent.append(wanted[number][0])
+                elif isinstance(part, Exception):
+                    failed = part
+                else:
+                    found[number] = bytes(part)
+            if failed is not None and not absent:
+                raise failed
+
+        retry(fetch, self.url)
+        if absent:
+            raise DataError(f"{self.path(absent[0])}: is not there. Check the address.")
+        return [found[n] for n in range(len(wanted))]

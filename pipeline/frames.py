@@ -1,0 +1,162 @@
+"""The frames of one data set, read one by one: from a manifest's files or from a packed store.
+
+Both give the same arrays, so that nothing above knows which one it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vsodpipe import media, transforms
+from vsodpipe.errors import DataError
+from vsodpipe.manifest import Source, Split
+from vsodpipe.reader import CACHE_BYTES, Store
+
+Sample = dict[str, Any]
+
+FLOW_SCALE = 1 / 64
+"""Pixels of one step of a store's int16 flow."""
+
+
+class Reader(Protocol):
+    """One data set, frame by frame; `Files` and `reader.Store` both are one."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def videos(self) -> list[str]: ...
+    def frames(self, video: int) -> list[str]: ...
+    def annotated(self, video: int) -> list[bool]: ...
+    def size(self, video: int) -> tuple[int, int]: ...
+    def read(self, video: int, frame: int, key: str) -> NDArray[Any]: ...
+
+
+class Files:
+    """The files of one data set of a manifest, decoded as they are asked for."""
+
+    def __init__(self, source: Source, split: Split) -> None:
+        self._source, self._split = source, split
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, such as DAVIS_train."""
+        return self._split.dataset
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos, in order."""
+        return [video.name for video in self._split.videos]
+
+    def frames(self, video: int) -> list[str]:
+        """Return the names of the frames of a video."""
+        return [frame.name for frame in self._split.videos[video].frames]
+
+    def annotated(self, video: int) -> list[bool]:
+        """Return for every frame of a video whether it has ground truth."""
+        return [frame.gt is not None for frame in self._split.videos[video].frames]
+
+    def size(self, video: int) -> tuple[int, int]:
+        """Return the native (height, width) of a video."""
+        return self._split.videos[video].size
+
+    def read(self, video: int, frame: int, key: str) -> NDArray[np.uint8]:
+        """Return `img` or `flow` as uint8 RGB (H, W, 3), `gt` as uint8 (H, W) of 0 and 1.
+
+        Raises DataError for a file that is not there, is damaged, or has another size than the
+        manifest says.
+        """
+        entry = self._split.videos[video].frames[frame]
+        relative = getattr(entry, key)
+        if relative is None:
+            place = f"{self.dataset}/{self.videos[video]}/{entry.name}"
+            raise DataError(f"{self._source.file}: {place} has no {key}.")
+        path = self._source.path(relative)
+        array = media.read_mask(path).view(np.uint8) if key == "gt" else media.read_image(path)
+        height, width = self.size(video)
+        if array.shape[:2] != (height, width):
+            found = f"{array.shape[1]}x{array.shape[0]}"
+            raise DataError(
+                f"{path}: expected {width}x{height} as in {self._source.file}, got {found}. "
+                "Write the manifest anew."
+            )
+        return array
+
+
+def array_of(key: str, flow: str) -> str:
+    """Return the store's array for a sample key; `flow` is the form, picture or vectors."""
+    return "flow_picture" if key == "flow" and flow == "picture" else key
+
+
+def load_clip(
+    reader: Reader, video: int, frames: Sequence[int], keys: tuple[str, ...], flow: str = "picture"
+) -> transforms.Clip:
+    """Return the tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask.
+
+    Raises DataError for what does not decode, and for flow as vectors from files.
+    """
+    annotated = reader.annotated(video)
+    tensors: transforms.Clip = {}
+    for key in keys:
+        name = array_of(key, flow) if isinstance(reader, Store) else key
+        pictures = []
+        for frame in frames:
+            if key == "gt" and not annotated[frame]:
+                pictures.append(np.zeros(tensors["img"].shape[-2:], np.uint8))
+            else:
+                pictures.append(reader.read(video, frame, name))
+        array = np.stack(pictures)
+        if key == "flow" and flow == "vectors":  # (T, 2, H, W) as it is stored
+            tensors[key] = torch.from_numpy(array * np.float32(FLOW_SCALE))
+            continue
+        array = (array[..., None] if key == "gt" else array).transpose(0, 3, 1, 2)
+        tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
+    return tensors
+
+
+def stack(samples: list[Sample]) -> Sample:
+    """Return samples as one batch: tensors stacked, keys and sizes as lists."""
+    return {
+        key: torch.stack([s[key] for s in samples])
+        if isinstance(value, torch.Tensor)
+        else [s[key] for s in samples]
+        for key, value in samples[0].items()
+    }
+
+
+def open_reader(
+    source: Source,
+    dataset: str,
+    kind: str,
+    *,
+    cache: Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> Reader:
+    """Return the reader of a data set: its files, or its store (`vsodpipe pack`).
+
+    A store on the network keeps up to `cache_bytes` of its shards in folder `cache`. Raises
+    DataError for a store that is missing, incomplete, or not of what the manifest names.
+    """
+    split = source.split(dataset)
+    files = Files(source, split)
+    if kind == "files":
+        return files
+    store = Store(f"{source.root}/{dataset}.zarr", cache, cache_bytes)
+    flow = split.flow or {}
+    same = (
+        store.dataset == dataset
+        and (store.attributes.get("flow") or {}).get("fingerprint") == flow.get("fingerprint")
+        and store.videos == files.videos
+        and all(store.frames(v) == files.frames(v) for v in range(len(files.videos)))
+    )
+    if not same:
+        raise DataError(
+            f"{store.path}: holds other frames or another flow than {source.file}. "
+            f"Pack it anew: vsodpipe pack {dataset} --force."
+        )
+    return store

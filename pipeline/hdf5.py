@@ -1,0 +1,146 @@
+"""The HDF5 form of a store: one file of the same schema, one frame a chunk.
+
+h5py reads the metadata and tells where the chunks lie; the frames are read like those of shards.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vsodpipe import shards, store
+from vsodpipe.errors import DataError, UsageError
+from vsodpipe.fetch import Files
+
+SUFFIXES = (".h5", ".hdf5")
+
+
+def library() -> Any:
+    """Return h5py. Raises UsageError with the way to install it."""
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise UsageError("HDF5 needs h5py. Install it: pip install h5py") from error
+
+
+def assemble(
+    target: Path,
+    attributes: dict[str, Any],
+    small: dict[str, NDArray[Any]],
+    shard_files: dict[str, list[Path]],
+) -> None:
+    """Write the file from the shards of a pack, whose chunks go into it as they are.
+
+    `shard_files` are those of each array, by its path.
+    """
+    about = store.check_attributes(attributes, "pack")
+    with library().File(target, "w", libver="latest") as file:
+        file.attrs["vsodpipe"] = json.dumps(attributes)
+        for name in store.small_names(about):
+            made = file.create_dataset(name, data=small[name], track_times=False)
+            _label(made, store.small_kind(name)[1])
+        for group in about.groups:
+            for array in about.arrays:
+                kind, codec = store.KINDS[array], store.codec(array, about.tier, "hdf5")
+                shape = kind.shape(group.size)
+                made = file.create_dataset(
+                    group.named(array),
+                    shape=(group.frames, *shape),
+                    dtype=kind.dtype,
+                    chunks=(1, *shape),
+                    compression=1 if codec == "zlib" else None,
+                    fillvalue=0,
+                    track_times=False,
+                )
+                _label(made, ("frame", *kind.dimensions))
+                for key, value in store.array_attributes(array, attributes["flow_vectors"]).items():
+                    made.attrs[key] = value
+                _fill(made, group, shard_files[group.named(array)])
+
+
+def _label(dataset: Any, dimensions: tuple[str, ...]) -> None:
+    for number, dimension in enumerate(dimensions):
+        dataset.dims[number].label = dimension
+
+
+def _fill(dataset: Any, group: store.Group, files: list[Path]) -> None:
+    length = shards.index_bytes(group.shard)
+    for number, path in enumerate(files):
+        data = path.read_bytes()
+        index = shards.parse_index(data[-length:], str(path), len(data))
+        for row, (start, size) in enumerate(index.tolist()):
+            if start != shards.ABSENT:
+                place = (number * group.shard + row, *(0 for _ in dataset.shape[1:]))
+                dataset.id.write_direct_chunk(place, data[start : start + size])
+
+
+def load(files: Files) -> store.Parts:
+    """Open the HDF5 form of a store. Raises DataError for anything that a pack does not write."""
+    with _opened(files) as file:
+        try:
+            attributes = json.loads(file.attrs.get("vsodpipe", "null"))
+        except ValueError as error:
+            raise store.damaged(files.url, "its attributes are not JSON") from error
+        about = store.check_attributes(attributes, files.url)
+        small = {}
+        for name in store.small_names(about):
+            small[name] = np.asarray(_dataset(file, name, files.url)[()])
+            dtype, dimensions = store.small_kind(name)
+            if small[name].dtype != np.dtype(dtype) or small[name].ndim != len(dimensions):
+                raise store.damaged(files.url, f"type of {name}")
+        pixels = {
+            (group.path, array): _pixels(file, array, about, group, files)
+            for group in about.groups
+            for array in about.arrays
+        }
+        return store.Parts(about, attributes, small, pixels)
+
+
+@contextmanager
+def _opened(files: Files) -> Iterator[Any]:
+    h5py = library()
+    if files.local and not Path(files.url).is_file():
+        raise DataError(f"{files.url}: no store. Make it with vsodpipe pack --format hdf5.")
+    try:
+        with fsspec.open(files.url, "rb") as raw, h5py.File(raw, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{files.url}: not an HDF5 store ({reason}). {store.REPACK}") from error
+
+
+def _dataset(file: Any, name: str, where: str) -> Any:
+    found = file.get(name)
+    if not isinstance(found, library().Dataset):
+        raise store.damaged(where, f"{name} is missing")
+    return found
+
+
+def _pixels(
+    file: Any, array: str, about: store.Attributes, group: store.Group, files: Files
+) -> store.Pixels:
+    kind, codec = store.KINDS[array], store.codec(array, about.tier, "hdf5")
+    dataset, shape = _dataset(file, group.named(array), files.url), kind.shape(group.size)
+    if (
+        dataset.shape != (group.frames, *shape)
+        or dataset.dtype != np.dtype(kind.dtype).newbyteorder("<")
+        or dataset.chunks != (1, *shape)
+        or dataset.compression != ("gzip" if codec == "zlib" else None)
+        or dataset.shuffle
+    ):
+        raise store.damaged(files.url, f"layout of {array} is not what a pack writes")
+    index = np.full((group.frames, 2), shards.ABSENT, np.uint64)
+
+    def note(chunk: Any) -> None:
+        index[chunk.chunk_offset[0]] = chunk.byte_offset, chunk.size
+
+    dataset.id.chunk_iter(note)
+    return store.Pixels(codec, kind.dtype, shape, group.frames, [""], [0], {0: index})

@@ -1,0 +1,332 @@
+"""Reading a store: the index of a shard once, then frames straight into the slots of a batch.
+
+    store = open_store("datasets/DAVIS_train.zarr")         # or .h5, or s3://bucket/DAVIS_train.zarr
+    store.read_into([5, 17, 18], "img", batch)              # batch: uint8 (3, H, W, 3)
+
+Keys are the names of the arrays: img, gt, flow (int16 u, v), flow_picture (RGB), depth, thermal.
+What is missing, cut short or changed is an error: every frame's checksum is compared when it is
+read for the first time. A store has no open files, so it pickles and forks as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsodpipe import hdf5, shards, store, zarr_files
+from vsodpipe.errors import DataError, unknown
+from vsodpipe.fetch import Files
+from vsodpipe.store import Pixels
+
+CACHE_BYTES = 16 * 2**30
+
+
+def open_store(url: str, *, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> Store:
+    """Open the store at a path or fsspec URL.
+
+    A remote one is read range by range, many in flight; with a folder as `cache`, its shards are
+    fetched whole when they are touched and kept there, up to `cache_bytes`. Raises DataError for
+    what is no store, is damaged, or lacks a shard.
+    """
+    return Store(url, cache, cache_bytes)
+
+
+class Store:
+    """An open store. Frames are counted over all videos, from 0."""
+
+    def __init__(self, url: str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> None:
+        self.url = url.rstrip("/")
+        self._files = Files(self.url, cache, cache_bytes)
+        load = hdf5.load if self.url.endswith(hdf5.SUFFIXES) else zarr_files.load
+        parts = load(self._files)
+        self._about, self.attributes, self._pixels = parts.about, parts.attributes, parts.pixels
+        self._files.stamp = self._about.fingerprint
+        small = parts.small
+        self._offset, self._sizes = small["video_offset"], small["video_size"]
+        self._numbers, self._crc = small["source_frame"], small["stored_crc32c"]
+        self.source_crc32c: NDArray[np.uint32] = small["source_crc32c"]
+        """CRC-32C of the files that the frames were made from, (frames, arrays)."""
+        letters = small["frame_name"]
+        self._names = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in letters]
+        self._has = {a: small[f"has_{a}"] for a in self._about.arrays if a != "img"}
+        self._has["img"] = np.ones(len(self._names), bool)
+        self._group, self._row = self._places(small)
+        self._checked = {a: np.zeros(len(self._names), bool) for a in self._about.arrays}
+        self._check()
+
+    def _places(self, small: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return for every frame the number of its group and its row there."""
+        total = len(self._names)
+        group, row = np.full(total, -1, np.int32), np.zeros(total, np.int64)
+        for number, about in enumerate(self._about.groups):
+            if about.frames > total:
+                raise store.damaged(self.url, f"{about.frames} frames of {total}")
+            order = small[about.named("order")] if about.path else np.arange(about.frames)
+            if len(order) != about.frames or order.min() < 0 or order.max() >= total:
+                raise store.damaged(self.url, "order of its groups")
+            group[order], row[order] = number, np.arange(len(order))
+        return group, row
+
+    def _check(self) -> None:
+        total, offset = len(self._names), self._offset
+        whole = (
+            len(self.videos) == len(self._sizes) == len(offset) - 1
+            and offset[0] == 0
+            and offset[-1] == total
+            and (np.diff(offset) > 0).all()
+            and (self._group >= 0).all()
+            and self._crc.shape == self.source_crc32c.shape == (total, len(self._about.arrays))
+            and all(len(has) == total for has in (*self._has.values(), self._numbers))
+        )
+        if not whole:
+            raise store.damaged(self.url, "its arrays disagree")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def path(self) -> str:
+        """Path or URL of the store."""
+        return self.url
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, such as DAVIS_train."""
+        return self._about.dataset
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over what the store holds; another one means other frames."""
+        return self._about.fingerprint
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the pixel arrays that the store has."""
+        return self._about.arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(sum(sizes) for group in self._about.groups for sizes in group.bytes.values())
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos, in order."""
+        return list(self._about.videos)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Frames of video v are `[offsets[v], offsets[v + 1])`."""
+        return self._offset
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Stored (height, width) in pixels; the least of each where frames differ in size."""
+        heights, widths = zip(*(group.size for group in self._about.groups), strict=True)
+        return min(heights), min(widths)
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """Return the stored (height, width) of a frame."""
+        return self._about.groups[self._group[index]].size
+
+    def frames(self, video: int) -> list[str]:
+        """Return the names of the frames of a video."""
+        return self._names[self._offset[video] : self._offset[video + 1]]
+
+    def numbers(self, video: int) -> list[int]:
+        """Return the numbers of the frames in their video, which may have gaps."""
+        return [int(n) for n in self._numbers[self._offset[video] : self._offset[video + 1]]]
+
+    def has(self, key: str) -> NDArray[np.bool_]:
+        """Return for every frame whether it has `key`; an array the store lacks is nowhere."""
+        return self._has.get(key, np.zeros(len(self), bool))
+
+    def annotated(self, video: int) -> list[bool]:
+        """Return for every frame of a video whether it has ground truth."""
+        part = self.has("gt")[self._offset[video] : self._offset[video + 1]]
+        return [bool(x) for x in part]
+
+    def size(self, video: int) -> tuple[int, int]:
+        """Return the native (height, width) of a video."""
+        height, width = self._sizes[video]
+        return int(height), int(width)
+
+    def shard_of(self, index: int) -> tuple[int, int]:
+        """Return (group, shard) of a frame; what they hold is fetched and kept as one."""
+        group = int(self._group[index])
+        return group, int(self._row[index]) // self._about.groups[group].shard
+
+    @property
+    def groups(self) -> tuple[store.Group, ...]:
+        """Sizes, frames and shards of the store's groups."""
+        return self._about.groups
+
+    def frame_shape(self, key: str, index: int = 0) -> tuple[tuple[int, ...], str]:
+        """Return the shape and the dtype of `key` of a frame."""
+        pixels = self._array(key, int(self._group[index]))
+        return pixels.shape, pixels.dtype
+
+    def read(self, video: int, frame: int, key: str) -> NDArray[Any]:
+        """Return one frame of a video, as the schema has it.
+
+        Raises DataError where the frame has no `key`, and for a damaged store.
+        """
+        return self.read_clip(video, [frame], key)[0]
+
+    def read_clip(self, video: int, frames: Sequence[int], key: str) -> NDArray[Any]:
+        """Return frames of a video, (T, ...). Raises what `read` raises."""
+        start, end = int(self._offset[video]), int(self._offset[video + 1])
+        indices = [start + frame for frame in frames]
+        if not all(start <= index < end for index in indices):
+            raise IndexError(f"{self.url}: {self.videos[video]} has {end - start} frames.")
+        self._array(key, int(self._group[start]))
+        if lacking := [index for index in indices if not self._has[key][index]]:
+            place = f"{self.dataset}/{self.videos[video]}/{self._names[lacking[0]]}"
+            raise DataError(f"{self.url}: {place} has no {key}.")
+        shape, dtype = self.frame_shape(key, start)
+        out = np.empty((len(indices), *shape), dtype)
+        self.read_into(indices, key, out)
+        return out
+
+    def read_into(self, indices: Sequence[int], key: str, out: NDArray[Any]) -> None:
+        """Read frames into `out`, (n, ...): frame indices[i] into the C-contiguous out[i].
+
+        Frames without `key` become zeros. Raises DataError for a damaged store, and for frames of
+        several sizes.
+        """
+        if len(indices) == 0:
+            return
+        places = np.asarray(indices, np.int64)
+        if places.min() < 0 or places.max() >= len(self):
+            raise IndexError(f"{self.url}: has frames 0 to {len(self) - 1}.")
+        groups = set(self._group[places].tolist())
+        if len(groups) > 1:
+            raise DataError(f"{self.url}: frames of {len(groups)} sizes are no batch.")
+        pixels = self._array(key, groups.pop())
+        if out.shape != (len(places), *pixels.shape) or out.dtype != np.dtype(pixels.dtype):
+            raise ValueError(
+                f"read_into: expected {pixels.dtype} {(len(places), *pixels.shape)}, "
+                f"got {out.dtype} {out.shape}"
+            )
+        has = self._has[key]
+        slots: dict[int, list[int]] = {}
+        for slot, place in enumerate(places.tolist()):
+            if has[place]:
+                slots.setdefault(int(self._row[place]) // pixels.shard, []).append(slot)
+            else:
+                out[slot] = 0
+        self._load_indices(pixels, list(slots))
+        runs = [
+            run for number in slots for run in self._runs(pixels, number, places, slots[number])
+        ]
+        if pixels.codec == "raw" and self._files.direct:
+            for name, group in groupby(runs, lambda run: run.file):
+                mine = list(group)
+                into = [(run.start, [out[slot] for slot in run.slots]) for run in mine]
+                self._files.read_runs(name, into)
+                for slot in (slot for run in mine for slot in run.slots):
+                    self._confirm(key, int(places[slot]), out[slot], name)
+            return
+        ranges = [(run.file, run.start, run.start + sum(run.lengths)) for run in runs]
+        for run, data in zip(runs, self._files.ranges(ranges), strict=True):
+            view, start = memoryview(data), 0
+            for slot, length in zip(run.slots, run.lengths, strict=True):
+                chunk = bytes(view[start : start + length])
+                start += length
+                self._confirm(key, int(places[slot]), chunk, run.file)
+                self._decode(pixels.codec, chunk, out[slot], run.file)
+
+    def chunk(self, index: int, key: str) -> bytes | None:
+        """Return the bytes of a frame as they are stored, None where it has no `key`.
+
+        Raises DataError for bytes that are not the ones that were packed.
+        """
+        pixels = self._array(key, int(self._group[index]))
+        if not self._has[key][index]:
+            return None
+        number = int(self._row[index]) // pixels.shard
+        self._load_indices(pixels, [number])
+        (run,) = self._runs(pixels, number, np.array([index]), [0])
+        (data,) = self._files.ranges([(run.file, run.start, run.start + run.lengths[0])])
+        self._checked[key][index] = False
+        self._confirm(key, index, data, run.file)
+        return data
+
+    def codec(self, key: str) -> shards.Codec:
+        """Return how frames of `key` are encoded."""
+        return self._array(key, 0).codec
+
+    def prefetch(self, indices: Sequence[int], keys: Sequence[str]) -> None:
+        """Bring the shards that hold these frames into the cache; nothing without a cache."""
+        for key in keys:
+            for group, shard in sorted({self.shard_of(index) for index in indices}):
+                files = self._array(key, group).files
+                self._files.keep([files[shard if len(files) > 1 else 0]])
+
+    def _array(self, key: str, group: int) -> Pixels:
+        if key not in self._about.arrays:
+            if key not in store.KINDS:
+                raise unknown(f"array of {self.url}:", key, self._about.arrays)
+            raise DataError(
+                f"{self.url}: the store has no {key}, only {', '.join(self._about.arrays)}. "
+                f"Pack it anew{' with flow' if 'flow' in key else ''}."
+            )
+        return self._pixels[self._about.groups[group].path, key]
+
+    def _load_indices(self, pixels: Pixels, numbers: list[int]) -> None:
+        todo = [number for number in numbers if number not in pixels.index]
+        if not todo:
+            return
+        length = shards.index_bytes(pixels.shard)
+        ends = [(pixels.files[n], pixels.sizes[n] - length, pixels.sizes[n]) for n in todo]
+        for number, (name, _, size), data in zip(todo, ends, self._files.ranges(ends), strict=True):
+            pixels.index[number] = shards.parse_index(data, self._files.path(name), size)
+
+    def _runs(
+        self, pixels: Pixels, number: int, places: NDArray[np.int64], slots: list[int]
+    ) -> list[_Run]:
+        """Return what to read from a shard for these slots: frames that adjoin, at once."""
+        index, name = pixels.index[number], pixels.files[number]
+        rows = [int(self._row[places[slot]]) % pixels.shard for slot in slots]
+        bad = index[rows, 0] == shards.ABSENT
+        if pixels.codec == "raw":
+            bad |= index[rows, 1] != math.prod(pixels.shape) * np.dtype(pixels.dtype).itemsize
+        if bad.any():
+            raise shards.damaged(self._files.path(name), "a frame is not there")
+        return [
+            _Run(
+                name,
+                int(index[rows[group[0]], 0]),
+                [int(index[rows[g], 1]) for g in group],
+                [slots[g] for g in group],
+            )
+            for group in shards.joined(index, rows)
+        ]
+
+    def _confirm(self, key: str, place: int, chunk: bytes | NDArray[Any], name: str) -> None:
+        """Compare a frame's bytes with their checksum, the first time they are read."""
+        if not self._checked[key][place]:
+            if shards.crc32c(chunk) != self._crc[place, self._about.arrays.index(key)]:
+                frame = self._names[place]
+                raise shards.damaged(self._files.path(name), f"frame {frame} has another checksum")
+            self._checked[key][place] = True
+
+    def _decode(self, codec: shards.Codec, chunk: bytes, out: NDArray[Any], name: str) -> None:
+        try:
+            shards.decode_into(chunk, codec, out)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise shards.damaged(self._files.path(name), reason) from error
+
+
+class _Run(NamedTuple):
+    file: str
+    start: int
+    lengths: list[int]
+    slots: list[int]

@@ -1,0 +1,166 @@
+"""From the choice of frames to a batch: read, augment, resize, normalise, into memory used again.
+
+Legend: B samples of a batch, T frames of a sample, C channels, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
+
+from vsodpipe import transforms
+from vsodpipe.batches import Buffers
+from vsodpipe.frames import FLOW_SCALE, Reader, Sample, array_of, load_clip
+from vsodpipe.reader import Store
+from vsodpipe.recipe import Stage
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The frames of one sample."""
+
+    reader: int
+    video: int
+    anchor: int
+    frames: tuple[int, ...]
+    valid: tuple[bool, ...]
+    references: tuple[int, ...]
+    rng: np.random.Generator
+    """Draws the augmentation."""
+
+
+class Samples:
+    """Makes batches of what `readers` hold, by the recipe of `stage`; threads may share it."""
+
+    def __init__(self, readers: Sequence[Reader], stage: Stage) -> None:
+        self._readers, self._stage = list(readers), stage
+        self._whole = not transforms.changes(stage.augment)
+        self._buffers = Buffers()
+
+    def batch(self, picks: list[Pick]) -> Sample:
+        """Return samples as one batch: tensors (B, ...), and lists of keys and sizes.
+
+        Pictures are views of memory in which the channels of a pixel stand side by side. Raises
+        DataError for a file that does not decode.
+        """
+        data = self._stage.data
+        keys = (*(k for k in data.inputs if not k.startswith("ref_")), "gt")
+        raw = self._read(picks, [pick.frames for pick in picks], keys)
+        if data.references:
+            keys = tuple(k for k in keys if k in ("img", "flow"))
+            beside = self._read(picks, [pick.references for pick in picks], keys)
+            raw |= {f"ref_{key}": value for key, value in beside.items()}
+        sample: Sample = {key: self._tensor(key, array) for key, array in raw.items()}
+        if data.sample == "frame":
+            sample = {k: v if k.startswith("ref_") else v[:, 0] for k, v in sample.items()}
+        readers = [self._readers[pick.reader] for pick in picks]
+        sample["valid"] = torch.tensor([pick.valid for pick in picks])
+        sample["key"] = [
+            (r.dataset, r.videos[p.video], r.frames(p.video)[p.anchor])
+            for r, p in zip(readers, picks, strict=True)
+        ]
+        sample["size"] = [r.size(p.video) for r, p in zip(readers, picks, strict=True)]
+        return sample
+
+    def _read(
+        self, picks: list[Pick], frames: list[tuple[int, ...]], keys: tuple[str, ...]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the arrays of `keys`, augmented and at the size of the recipe.
+
+        uint8 (B, T, H, W, C), flow as vectors float32 (B, T, 2, H, W).
+        """
+        count = len(picks), len(frames[0])
+        height, width = size = tuple(self._stage.data.size)
+        arrays = {}
+        for key in keys:
+            if self._vectors(key):
+                arrays[key] = self._take((*count, 2, height, width), np.float32, True)
+            else:
+                channels = 1 if key == "gt" else 3
+                shape = (*count, height, width, channels)
+                arrays[key] = self._take(shape, np.uint8, self._stage.data.uint8)
+        ready = [self._whole and self._stored(p.reader, p.video, size) for p in picks]
+        for key, array in arrays.items():
+            self._read_stored(picks, frames, ready, key, array)
+        for number, (pick, wanted) in enumerate(zip(picks, frames, strict=True)):
+            if not ready[number]:
+                self._read_clip(pick, wanted, {k: a[number] for k, a in arrays.items()})
+        return arrays
+
+    def _vectors(self, key: str) -> bool:
+        return key == "flow" and self._stage.data.flow == "vectors"
+
+    def _stored(self, number: int, video: int, size: tuple[int, ...]) -> bool:
+        reader = self._readers[number]
+        return isinstance(reader, Store) and reader.stored_size(reader.offsets[video]) == size
+
+    def _read_stored(
+        self,
+        picks: list[Pick],
+        frames: list[tuple[int, ...]],
+        ready: list[bool],
+        key: str,
+        out: NDArray[Any],
+    ) -> None:
+        """Read what needs no change straight into the batch: one request a store."""
+        stores: dict[int, list[int]] = {}
+        for place, (pick, whole) in enumerate(zip(picks, ready, strict=True)):
+            if whole:
+                stores.setdefault(pick.reader, []).append(place)
+        name = array_of(key, self._stage.data.flow)
+        for number, places in stores.items():
+            store = self._readers[number]
+            assert isinstance(store, Store)
+            rows = [int(store.offsets[picks[p].video]) + f for p in places for f in frames[p]]
+            part = out if len(places) == len(picks) else out[places]
+            flat = part.reshape(len(rows), *part.shape[2:])
+            if self._vectors(key):
+                steps = self._take(flat.shape, np.int16, False)
+                store.read_into(rows, name, steps)
+                np.multiply(steps, np.float32(FLOW_SCALE), out=flat)
+            else:
+                store.read_into(rows, name, flat[..., 0] if key == "gt" else flat)
+            if part is not out:
+                out[places] = part
+
+    def _read_clip(self, pick: Pick, frames: tuple[int, ...], out: dict[str, NDArray[Any]]) -> None:
+        """Read one clip, change it by its random draw, resize it, and put it into its places."""
+        data, reader = self._stage.data, self._readers[pick.reader]
+        clip = load_clip(reader, pick.video, frames, tuple(out), data.flow)
+        # one draw holds for the frames of a clip, every reference has its own
+        parts = [clip] if "gt" in out else [_frame(clip, t) for t in range(len(frames))]
+        native = reader.size(pick.video)
+        parts = [transforms.augment(c, self._stage.augment, pick.rng, native) for c in parts]
+        parts = [transforms.resize(c, data.size) for c in parts]
+        for key, array in out.items():
+            value = torch.cat([part[key] for part in parts])
+            array[...] = value if self._vectors(key) else value.permute(0, 2, 3, 1).numpy()
+
+    def _tensor(self, key: str, array: NDArray[Any]) -> torch.Tensor:
+        """Return (B, T, C, H, W), as float32 unless the recipe asks for uint8."""
+        data = self._stage.data
+        if array.dtype != np.uint8:
+            return torch.from_numpy(array)
+        pictures = torch.from_numpy(array)
+        if not data.uint8:
+            floats = torch.from_numpy(self._take(array.shape, np.float32, True))
+            # frame by frame: it stays in the processor's cache
+            for picture, out in zip(pictures.flatten(0, 1), floats.flatten(0, 1), strict=True):
+                transforms.write_floats(key, picture, out, data.mean, data.std)
+            pictures = floats
+        return pictures.permute(0, 1, 4, 2, 3)
+
+    def _take(self, shape: tuple[int, ...], kind: Any, handed_out: bool) -> NDArray[Any]:
+        # pinned by the parent process where this is one of its workers
+        pinned = handed_out and torch.cuda.is_available() and get_worker_info() is None
+        return self._buffers.take(shape, kind, pinned)
+
+
+def _frame(clip: transforms.Clip, t: int) -> transforms.Clip:
+    return {key: value[t : t + 1] for key, value in clip.items()}
