@@ -196,6 +196,11 @@ class Store:
         """Names of the videos, in order."""
         return list(self.attributes["videos"])
 
+    @property
+    def has_flow(self) -> bool:
+        """Whether the frames have flow; those of still images have none."""
+        return self.attributes["flow"] is not None
+
     def frames(self, video: int) -> list[str]:
         """Return the names of the frames of a video."""
         return self._names[self._offset[video] : self._offset[video + 1]]

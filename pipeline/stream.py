@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from vsodpipe import media, sampling, transforms
+from vsodpipe import media, models, sampling, transforms
 from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.manifest import Source, Split
-from vsodpipe.recipe import Stage
+from vsodpipe.recipe import Data, Stage
 from vsodpipe.signals import ignore_interrupt
 from vsodpipe.store import Store
 
@@ -31,6 +31,8 @@ class Reader(Protocol):
     def dataset(self) -> str: ...
     @property
     def videos(self) -> list[str]: ...
+    @property
+    def has_flow(self) -> bool: ...
     def frames(self, video: int) -> list[str]: ...
     def annotated(self, video: int) -> list[bool]: ...
     def size(self, video: int) -> tuple[int, int]: ...
@@ -52,6 +54,11 @@ class Files:
     def videos(self) -> list[str]:
         """Names of the videos, in order."""
         return [video.name for video in self._split.videos]
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether the frames have flow; those of still images have none."""
+        return self._split.flow is not None
 
     def frames(self, video: int) -> list[str]:
         """Return the names of the frames of a video."""
@@ -123,11 +130,12 @@ class Clips(Dataset[Sample | VsodpipeError]):
         reader, annotated = self._readers[number], self._annotated[number][video]
         steps = data.frame_steps.get(reader.dataset, (1,))
         chosen = sampling.training_clip(annotated, frame, data.clip, steps, rng)
-        clip = load_clip(reader, video, chosen.frames, (*data.inputs, "gt"))
+        # img first: its size is that of an empty mask, also where the network takes flow alone
+        clip = load_clip(reader, video, chosen.frames, ("img", *data.inputs, "gt"), data)
         clip = transforms.augment(clip, self._stage.augment, rng, reader.size(video))
         clip = transforms.resize(clip, data.size)
         return {
-            **transforms.to_float(clip, data.mean, data.std),
+            **ready(clip, data),
             "valid": torch.tensor(chosen.valid),
             "key": (reader.dataset, reader.videos[video], reader.frames(video)[frame]),
             "size": reader.size(video),
@@ -148,12 +156,16 @@ class Clips(Dataset[Sample | VsodpipeError]):
 
 
 def load_clip(
-    reader: Reader, video: int, frames: Sequence[int], keys: tuple[str, ...]
+    reader: Reader, video: int, frames: Sequence[int], keys: tuple[str, ...], data: Data
 ) -> transforms.Clip:
-    """Return the uint8 tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask."""
+    """Return the uint8 tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask.
+
+    Of a data set without flow it has none, where the recipe allows that.
+    """
     annotated = reader.annotated(video)
     tensors: transforms.Clip = {}
-    for key in keys:
+    still = data.without_flow == "zero" and not reader.has_flow
+    for key in dict.fromkeys(k for k in keys if not (still and k == "flow")):
         pictures = []
         for frame in frames:
             if key == "gt" and not annotated[frame]:
@@ -164,6 +176,33 @@ def load_clip(
         array = array[..., None] if key == "gt" else array
         tensors[key] = torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
     return tensors
+
+
+def ready(clip: transforms.Clip, data: Data) -> transforms.Clip:
+    """Return the float32 tensors the network takes; flow that a still image lacks is 0."""
+    done = transforms.to_float(clip, data.mean, data.std, normalise_flow=data.normalise_flow)
+    if "flow" in data.inputs and "flow" not in done:
+        done["flow"] = torch.zeros_like(done["img"])
+    return done
+
+
+def fed(model: str, sample: Sample) -> Sample:
+    """Return a batch of clips (B, T, ...) as network `model` takes it.
+
+    One that takes frames gets them clip after clip (B.T, ...).
+    """
+    if models.load(model).SAMPLING == "clip":
+        return sample
+    return {
+        key: value.flatten(0, 1) if isinstance(value, torch.Tensor) else value
+        for key, value in sample.items()
+    }
+
+
+def needs_flow(stage: Stage, split: Split) -> bool:
+    """Return whether the stage takes the flow of this data set: still images may have none."""
+    still = stage.data.without_flow == "zero" and split.flow is None
+    return "flow" in stage.data.inputs and not still
 
 
 def loader(clips: Clips, epoch: int, start: int, workers: int) -> Iterator[Sample]:

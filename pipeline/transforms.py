@@ -75,15 +75,29 @@ def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
     return img
 
 
-def to_float(clip: Clip, mean: tuple[float, ...], std: tuple[float, ...]) -> Clip:
-    """Return float32: img normalised by `mean` and `std`, flow in 0..1, gt 0 or 1."""
-    img = clip["img"].float() / 255
-    if any(mean) or any(s != 1 for s in std):
+def to_float(
+    clip: Clip, mean: tuple[float, ...], std: tuple[float, ...], *, normalise_flow: bool = False
+) -> Clip:
+    """Return float32: img normalised by `mean` and `std`, flow like it or in 0..1, gt 0 or 1."""
+
+    def normalised(picture: Tensor) -> Tensor:
         shape = (1, 3, 1, 1)
-        img = (img - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
-    done = {"img": img}
-    if "flow" in clip:
-        done["flow"] = clip["flow"].float() / 255
+        return (picture - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+
+    plain = not any(mean) and all(s == 1 for s in std)
+    done: Clip = {key: clip[key].float() / 255 for key in ("img", "flow") if key in clip}
+    for key in ("img", "flow") if normalise_flow else ("img",):
+        if key in done and not plain:
+            done[key] = normalised(done[key])
     if "gt" in clip:
         done["gt"] = clip["gt"].float()
     return done
+
+
+def rescale(value: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return float pictures (..., C, h, w) at `size` (H, W), corners aligned, not antialiased."""
+    if tuple(value.shape[-2:]) == size:
+        return value
+    flat = value.flatten(0, -4)
+    done = torch.nn.functional.interpolate(flat, size=size, mode="bilinear", align_corners=True)
+    return done.view(*value.shape[:-2], *size)

@@ -299,7 +299,7 @@ def test_a_loss_that_is_no_number_stops(
 ) -> None:
     module = models.load("dbsnet")
     real = module.loss
-    monkeypatch.setattr(module, "loss", lambda logits, sample: real(logits, sample) * float("nan"))
+    monkeypatch.setattr(module, "loss", lambda *given: real(*given) * float("nan"))
     with pytest.raises(VsodpipeError, match="the loss is nan on TINY_train/"):
         train.train(job(source, tmp_path / "r"), Reporter(quiet=True))
 
