@@ -12,8 +12,11 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
                 from one to the next
     SAMPLING    how the network is fed: "frame" (B,3,H,W), "clip" (B,T,3,H,W), "references" (a frame
                 and its reference frames)
-    loss        loss(logits, sample) -> the number to minimise: what forward returned in training
-                mode, and the batch: `gt` in 0..1, `valid` where frames may lack an annotation
+    loss        loss(logits, sample, weights={}) -> the number to minimise: what forward returned in
+                training mode, the batch (`gt` in 0..1, `valid` where frames may lack an
+                annotation) and the factors of single heads, by name, where the recipe has others
+    PUBLISHED   only where the authors published weights: (pattern, replacement) rules that turn the
+                keys of our state dict into those of the published file
 
 which `Model` below says in types. tests/test_models.py holds every file here to it.
 """
@@ -22,6 +25,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from vsodpipe.errors import unknown
@@ -30,7 +35,7 @@ from vsodpipe.recipe import Stage, from_dict
 if TYPE_CHECKING:  # listing names must stay instant: it is part of the shell completion
     from torch import Tensor, nn
 
-__all__ = ["Model", "Sampling", "create", "load", "names", "stages"]
+__all__ = ["Model", "Sampling", "create", "load", "names", "published_keys", "stages"]
 
 Sampling = Literal["frame", "clip", "references"]
 
@@ -46,7 +51,12 @@ class Model(Protocol):
     def build(self, options: Any) -> nn.Module:
         """Return the network with these options, on the CPU, in training mode."""
 
-    def loss(self, logits: dict[str, Tensor], sample: dict[str, Tensor]) -> Tensor:
+    def loss(
+        self,
+        logits: dict[str, Tensor],
+        sample: dict[str, Tensor],
+        weights: Mapping[str, float] = {},
+    ) -> Tensor:
         """Return the scalar to minimise, float32."""
 
 
@@ -75,3 +85,17 @@ def create(name: str, **options: Any) -> nn.Module:
 def stages(name: str) -> dict[str, Stage]:
     """Return every training stage of network `name` by its own name."""
     return {stage.name: stage for stage in load(name).STAGES}
+
+
+def published_keys(name: str, keys: Iterable[str]) -> dict[str, str] | None:
+    """Return our `keys` of network `name` -> those of its published weights; None without any."""
+    rules = getattr(load(name), "PUBLISHED", ())
+    if not rules:
+        return None
+
+    def renamed(key: str) -> str:
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return {key: renamed(key) for key in keys}

@@ -1,7 +1,10 @@
-"""Image encoders from timm, and the strict way in for their weights, by file or download.
+"""Image encoders, and the strict way in for their weights, by file or download.
 
-encoder = mobilevit("mobilevit_s")                      # random weights
+encoder = mobilevit("mobilevit_s")                      # of timm, random weights
 load_mobilevit([encoder], "mobilevit_s", "imagenet")    # or a .safetensors or .pth file
+
+encoder = ResNet("resnet34")                            # with torchvision's keys
+load_resnet([encoder], "resnet34", "imagenet")
 """
 
 import logging
@@ -10,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import huggingface_hub.utils
@@ -52,8 +56,125 @@ def load_mobilevit(encoders: Iterable[nn.Module], name: str, source: str) -> Non
         load_strictly(encoder, state, f"{path} as weights of {name}")
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, c_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(c_in, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, c_in, h, w) to (N, width, h/stride, w/stride)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride, 1x1 (figure 5 right; the stride's place is torchvision's)."""
+
+    expansion = 4
+
+    def __init__(self, c_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = _shortcut(c_in, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, c_in, h, w) to (N, 4 width, h/stride, w/stride)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        return torch.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def _shortcut(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    if stride == 1 and c_in == c_out:
+        return nn.Sequential()  # the identity
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+
+RESNETS: dict[str, type[BasicBlock | Bottleneck]] = {
+    "resnet34": BasicBlock,
+    "resnet50": Bottleneck,
+}
+
+
+class ResNet(nn.Module):
+    """ResNet-34 or -50 without its classifier; `width` 64 is the published one.
+
+    The parts are public because the networks here take features between them: `stem` gives stride
+    2, `pool` stride 4, `stages` the four layers at strides 4, 8, 16, 32 (`channels` wide). With
+    `last_stride` 1 the fourth stays at 16.
+    """
+
+    def __init__(self, name: str, width: int = 64, last_stride: int = 2) -> None:
+        super().__init__()
+        block = RESNETS[name]
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        c_in, self.channels = width, []
+        strides = (1, 2, 2, last_stride)
+        for level, (depth, stride) in enumerate(zip((3, 4, 6, 3), strides, strict=True)):
+            blocks = []
+            for number in range(depth):
+                blocks.append(block(c_in, width << level, stride if number == 0 else 1))
+                c_in = (width << level) * block.expansion
+            self.add_module(f"layer{level + 1}", nn.Sequential(*blocks))
+            self.channels.append(c_in)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to (N, width, H/2, W/2)."""
+        return torch.relu(self.bn1(self.conv1(x)))
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """`layer1` to `layer4`."""
+        return [self.get_submodule(f"layer{level}") for level in range(1, 5)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map (N, 3, H, W) to the outputs of the four stages."""
+        x, maps = self.pool(self.stem(x)), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def load_resnet(encoders: Iterable[nn.Module], name: str, source: str) -> None:
+    """Load `source` into every `ResNet(name)`: a file, or "imagenet".
+
+    That is torchvision's IMAGENET1K_V1, which timm publishes as `NAME.tv_in1k`.
+    """
+    path = fetch_timm(f"timm/{name}.tv_in1k") if source == "imagenet" else Path(source).expanduser()
+    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
+    for encoder in encoders:
+        load_strictly(encoder, state, f"{path} as weights of {name}")
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors or torch file by name; the file is data, never code."""
+    state = read_file(path)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"backbone weights: expected a dictionary of name -> tensor, got {_outline(state)} "
+            f"({path}). Save the state_dict() of the backbone alone."
+        )
+    return state
+
+
+def read_file(path: Path) -> Any:
+    """Return what a .safetensors or torch file holds, tensors and plain values only."""
     if not path.is_file():
         raise WeightsError(
             f"backbone weights: expected a .safetensors or .pth file, got no file at {path}. "
@@ -62,19 +183,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything, down to IndexError
         reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
             f"backbone weights: expected a .safetensors or .pth file of tensors, got {path}, "
             f"which does not read as one ({reason}). Fetch or save it again."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(
-            f"backbone weights: expected a dictionary of name -> tensor, got {_outline(state)} "
-            f"({path}). Save the state_dict() of the backbone alone."
-        )
-    return state
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

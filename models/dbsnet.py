@@ -10,7 +10,7 @@ K recurrent lags. A is appearance (the RGB frame), M motion (the flow picture). 
 are maps at strides 4, 8, 16, 32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vsodpipe.errors import UsageError, unknown
 from vsodpipe.models._backbones import MOBILEVITS, load_mobilevit, mobilevit
+from vsodpipe.models._blocks import conv_bn_relu
 from vsodpipe.models._losses import bce_soft_iou
 from vsodpipe.recipe import Augment, Data, Optim, Stage
 
@@ -64,12 +65,6 @@ class Options:
             raise UsageError(
                 f"dbsnet option dim: expected a multiple of heads={self.heads}, got {self.dim}."
             )
-
-
-def conv_bn_relu(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
-    """Return convolution without bias, batch norm, ReLU, at constant size."""
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 
 class DenseConvLSTM(nn.Module):
@@ -324,18 +319,21 @@ def build(options: Options) -> DBSNet:
     return DBSNet(options)
 
 
-def loss(logits: dict[str, Tensor], sample: dict[str, Tensor]) -> Tensor:
+def loss(
+    logits: dict[str, Tensor], sample: dict[str, Tensor], weights: Mapping[str, float] = {}
+) -> Tensor:
     """Return the mean over annotated frames of BCE + soft IoU, side maps at 0.4 (section 4).
 
     `logits` as from forward, `sample["gt"]` (B, T, 1, H, W) in 0..1, `sample["valid"]` (B, T) bool.
+    `weights` are factors of heads in place of these.
     A batch without any annotation gives a zero that is still connected to the network.
     """
     valid = sample["valid"]
     gt = sample["gt"][valid]  # (n, 1, H, W)
-    total = bce_soft_iou(logits["saliency"][valid], gt)
+    total = weights.get("saliency", 1.0) * bce_soft_iou(logits["saliency"][valid], gt)
     for name in SIDES:
         if name in logits:
-            total = total + SIDE_WEIGHT * bce_soft_iou(logits[name][valid], gt)
+            total = total + weights.get(name, SIDE_WEIGHT) * bce_soft_iou(logits[name][valid], gt)
     return total.sum() / max(len(gt), 1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from vsodpipe.recipe import Stage
 
 FORMAT = "vsodpipe-checkpoint"
 VERSION = 1
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+"""Names under which training scripts put the state dict into their files."""
+PREFIX = "module."
+"""What DataParallel puts before every key."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,20 @@ def load(file: Path) -> Any:
 def read(path: Path, model: str) -> Checkpoint:
     """Return the checkpoint of network `model` behind a file or a run folder.
 
-    Only tensors and plain values are loaded. Raises WeightsError for a file that is no checkpoint
-    of ours and for one of another network.
+    Published weights come with the recipe of the last stage, whose result they are. Only tensors
+    and plain values are loaded. Raises WeightsError for any other file, and for one of another
+    network.
     """
     module = models.load(model)
     file = locate(path)
     content = load(file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise WeightsError(f"{file}: {what(content)}, expected a checkpoint of vsodpipe train.")
+        state = plain_state(content)
+        if state is None or published_names(model) is None:
+            raise WeightsError(f"{file}: {what(content)}, expected a checkpoint of vsodpipe train.")
+        stage = models.stages(model)[module.CHAIN[-1]]
+        stage = replace(stage, network=replace(stage.network, backbone_weights=None))
+        return Checkpoint(file, model, stage, _translated(model, state, str(file))[0], {}, {})
     if content["version"] != VERSION:
         found = content["version"]
         raise WeightsError(f"{file}: checkpoint version {found}, this vsodpipe reads {VERSION}.")
@@ -131,6 +143,159 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     network = models.load(checkpoint.model).build(checkpoint.stage.network)
     load_into(network, checkpoint)
     return network.eval()
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a state dict fits the published keys of a network."""
+
+    model: str
+    tensors: int
+    """Those of the network that are there, in the right shape."""
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    """Such as `key: expected (64, 3, 7, 7), got (64, 4, 7, 7)`."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps the weights from loading, one line each; empty if they load."""
+        return (
+            *some("missing", self.missing),
+            *some("unexpected", self.unexpected),
+            *some("of another shape", self.misshapen),
+        )
+
+
+def some(kind: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one line that counts `keys` and names the first three; nothing for none."""
+    if not keys:
+        return ()
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return (f"{len(keys)} tensors {kind}: {', '.join(keys[:3])}{more}",)
+
+
+def load_published(
+    model: str, source: str | Path | Mapping[str, torch.Tensor], **options: Any
+) -> tuple[nn.Module, LoadReport]:
+    """Return network `model` with published weights, ready for inference, and what was found.
+
+    `source` is the authors' file, or its state dict; `module.` before the keys and a dictionary
+    around them are seen through. `options` are the network's. Raises WeightsError when a tensor
+    is missing, unknown or of another shape: no weight is ever left random.
+    """
+    if isinstance(source, Mapping):
+        content, where = source, "state dict"
+    else:
+        content, where = load(locate(Path(source))), str(source)
+    state = plain_state(content)
+    if state is None:
+        raise WeightsError(f"{where}: {what(content)}, expected published weights of {model}.")
+    translated, report = _translated(model, state, where, **options)
+    with torch.device("meta"):  # no time is lost on initial weights
+        network = models.create(model, **options)
+    network.load_state_dict(translated, assign=True)
+    network.float()  # some files are halved
+    return network.eval(), report
+
+
+def save_published(network: nn.Module, path: Path) -> None:
+    """Write the weights of `network` under the keys of the authors' file, by atomic rename.
+
+    Raises WeightsError for a network of which no weights were published.
+    """
+    model = type(network).__module__.rpartition(".")[2]
+    state = network.state_dict()
+    keys = models.published_keys(model, state)
+    if keys is None:
+        raise WeightsError(f"{path}: no weights of {model} were published: there are no keys.")
+    with media.replacing(Path(path)) as partial:
+        torch.save({keys[key]: tensor for key, tensor in state.items()}, partial)
+
+
+def plain_state(content: object) -> dict[str, torch.Tensor] | None:
+    """Return the state dict that `content` is or wraps, without `module.`; None without one."""
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        return None
+    if not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        return None
+    return {str(key).removeprefix(PREFIX): tensor for key, tensor in content.items()}
+
+
+def examine_published(state: Mapping[str, torch.Tensor]) -> LoadReport | None:
+    """Return how `state` (of `plain_state`) fits the published network that it resembles most.
+
+    None if fewer than half of any network's tensors are there.
+    """
+    names = [name for name in models.names() if published_names(name) is not None]
+    reports = [_fit(name, state) for name in names]
+    best = max(reports, key=lambda report: report.tensors, default=None)
+    if best is None or best.tensors <= len(best.missing) + len(best.misshapen):
+        return None
+    return best
+
+
+def published_names(model: str, **options: Any) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Return published key (without `module.`) -> our key and shape; None without published keys.
+
+    `options` are those of the network.
+    """
+    return _published_names(model, tuple(sorted(options.items())))
+
+
+@cache
+def _published_names(
+    model: str, options: tuple[tuple[str, Any], ...]
+) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    if models.published_keys(model, ()) is None:
+        return None
+    with torch.device("meta"):
+        state = models.create(model, **dict(options)).state_dict()
+    keys = models.published_keys(model, state) or {}
+    return {
+        keys[key].removeprefix(PREFIX): (key, tuple(tensor.shape)) for key, tensor in state.items()
+    }
+
+
+def _fit(model: str, state: Mapping[str, torch.Tensor], **options: Any) -> LoadReport:
+    expected = published_names(model, **options) or {}
+    # Files of old PyTorch lack the step counters of batch norm, which decide nothing.
+    missing = [k for k in expected if k not in state and not _is_counter(k)]
+    shapes = {k: (expected[k][1], tuple(state[k].shape)) for k in expected if k in state}
+    wrong = [f"{k}: expected {a}, got {b}" for k, (a, b) in shapes.items() if a != b]
+    unexpected = [k for k in state if k not in expected]
+    tensors = len(shapes) - len(wrong)
+    return LoadReport(model, tensors, tuple(missing), tuple(unexpected), tuple(wrong))
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith(".num_batches_tracked")
+
+
+def _translated(
+    model: str, state: Mapping[str, torch.Tensor], where: str, **options: Any
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """Return `state` under our keys, copied. Raises WeightsError if it does not fit `model`."""
+    expected = published_names(model, **options)
+    if expected is None:
+        raise WeightsError(f"{where}: no weights of {model} were published, expected a run of it.")
+    report = _fit(model, state, **options)
+    if report.problems:
+        other = examine_published(state)
+        if other is not None and other.model != model:
+            raise WeightsError(
+                f"{where}: holds weights of {other.model}, expected {model}. "
+                f"Run it as {other.model}, or name another checkpoint."
+            )
+        raise WeightsError(
+            f"{where}: does not fit {model} as published: {'; '.join(report.problems)}. "
+            "Fetch the file again, or name another one."
+        )
+    zero = torch.zeros((), dtype=torch.int64)
+    return {key: state.get(name, zero).clone() for name, (key, _) in expected.items()}, report
 
 
 def what(content: object) -> str:

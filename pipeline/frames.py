@@ -17,6 +17,7 @@ from vsodpipe import media, transforms
 from vsodpipe.errors import DataError
 from vsodpipe.manifest import Source, Split
 from vsodpipe.reader import CACHE_BYTES, Store
+from vsodpipe.recipe import Data
 
 Sample = dict[str, Any]
 
@@ -31,6 +32,8 @@ class Reader(Protocol):
     def dataset(self) -> str: ...
     @property
     def videos(self) -> list[str]: ...
+    @property
+    def has_flow(self) -> bool: ...
     def frames(self, video: int) -> list[str]: ...
     def annotated(self, video: int) -> list[bool]: ...
     def size(self, video: int) -> tuple[int, int]: ...
@@ -52,6 +55,11 @@ class Files:
     def videos(self) -> list[str]:
         """Names of the videos, in order."""
         return [video.name for video in self._split.videos]
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether the frames have flow; those of still images have none."""
+        return self._split.flow is not None
 
     def frames(self, video: int) -> list[str]:
         """Return the names of the frames of a video."""
@@ -86,6 +94,11 @@ class Files:
                 "Write the manifest anew."
             )
         return array
+
+
+def is_still(has_flow: bool, data: Data) -> bool:
+    """Return whether the recipe takes what has no flow as still, its flow as 0."""
+    return data.without_flow == "zero" and not has_flow
 
 
 def array_of(key: str, flow: str) -> str:

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vsodpipe import checkpoint, devices, media, sampling, transforms
+from vsodpipe import checkpoint, devices, media, sampling, stream, transforms
 from vsodpipe.errors import DataError, UsageError
-from vsodpipe.frames import Files, load_clip
+from vsodpipe.frames import Files, is_still, load_clip
 from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Stage
@@ -52,11 +52,12 @@ def predict(
     unless `force` replaces them, and for one that holds something else.
     """
     network = checkpoint.build(saved).to(device)
-    devices.use_threads(saved.stage.data.clip * math.prod(saved.stage.data.size))
+    data = saved.stage.data
+    devices.use_threads((data.predict_frames or data.clip) * math.prod(data.size))
     folders = []
     for name in datasets:
         split, files = source.split(name), Files(source, source.split(name))
-        if "flow" in saved.stage.data.inputs:
+        if stream.needs_flow(saved.stage, split):
             require_flow(split)
         trained = set(saved.provenance.get("flow", {}).values())
         if split.flow is not None and trained and split.flow["fingerprint"] not in trained:
@@ -69,7 +70,9 @@ def predict(
                 if _names(folder / title) != set(names):
                     with media.replacing(folder / title) as partial:
                         partial.mkdir()
-                        for frame, image in _video(network, saved.stage, files, video, device):
+                        for frame, image in _video(
+                            saved.model, network, saved.stage, files, video, device
+                        ):
                             (partial / f"{names[frame]}.png").write_bytes(media.encode_png(image))
                             counter.advance()
                         media.remove(folder / title)
@@ -109,13 +112,14 @@ def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source, force: 
 
 
 def _video(
-    network: nn.Module, stage: Stage, files: Files, video: int, device: str
+    model: str, network: nn.Module, stage: Stage, files: Files, video: int, device: str
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield (frame, map) of a video in order; only the frames of two windows are held."""
-    windows = sampling.windows(len(files.frames(video)), stage.data.clip)
+    length = stage.data.predict_frames or stage.data.clip
+    windows = sampling.windows(len(files.frames(video)), length)
     waiting: dict[int, list[NDArray[np.float32]]] = {}
     for window, following in zip(windows, [*windows[1:], None], strict=True):
-        maps = _window(network, stage, files, video, window, device)
+        maps = _window(model, network, stage, files, video, window, device)
         for frame, probability in zip(window, maps, strict=True):
             waiting.setdefault(frame, []).append(probability)
         ready = [f for f in waiting if following is None or f not in following]
@@ -126,14 +130,25 @@ def _video(
 
 @torch.inference_mode()
 def _window(
-    network: nn.Module, stage: Stage, files: Files, video: int, window: range, device: str
+    model: str,
+    network: nn.Module,
+    stage: Stage,
+    files: Files,
+    video: int,
+    window: range,
+    device: str,
 ) -> NDArray[np.float32]:
     """Return the probabilities (T, H, W) of one window at native size."""
     data = stage.data
-    clip = load_clip(files, video, window, data.inputs)
-    clip = transforms.to_float(transforms.resize(clip, data.size), data.mean, data.std)
-    logits = network(*(clip[key][None].to(device) for key in data.inputs))["saliency"][0]
-    probability = logits.float().sigmoid()
+    still = is_still(files.has_flow, data)
+    keys = [key for key in dict.fromkeys(("img", *data.inputs)) if not (still and key == "flow")]
+    clip = load_clip(files, video, window, tuple(keys), data.flow)
+    clip = transforms.to_float(transforms.resize(clip, data.size), data)
+    if still and "flow" in data.inputs:
+        clip["flow"] = torch.zeros_like(clip["img"])
+    batch = stream.fed(model, {key: value[None].to(device) for key, value in clip.items()})
+    logits = network(*(batch[key] for key in data.inputs))["saliency"]
+    probability = logits.float().sigmoid().flatten(0, -4)
     native = nn.functional.interpolate(
         probability, files.size(video), mode="bilinear", align_corners=False
     )

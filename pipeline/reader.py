@@ -143,6 +143,11 @@ class Store:
         """Return the numbers of the frames in their video, which may have gaps."""
         return [int(n) for n in self._numbers[self._offset[video] : self._offset[video + 1]]]
 
+    @property
+    def has_flow(self) -> bool:
+        """Whether the frames have flow, of either form; those of still images have none."""
+        return "flow" in self.arrays or "flow_picture" in self.arrays
+
     def has(self, key: str) -> NDArray[np.bool_]:
         """Return for every frame whether it has `key`; an array the store lacks is nowhere."""
         return self._has.get(key, np.zeros(len(self), bool))

@@ -40,7 +40,7 @@ class Data:
     datasets: tuple[str, ...]
     """Data sets of the published recipe (DAVIS_train); those the manifest holds are used."""
     inputs: tuple[str, ...] = ("img", "flow")
-    """Sample keys the network takes, in the order of its arguments."""
+    """Sample keys the network is fed, in the order of its arguments; a key may come twice."""
     source: Literal["files", "store"] = "files"
     """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
     size: tuple[int, int] = (384, 384)
@@ -54,6 +54,8 @@ class Data:
     """Other frames of the same video beside a sample, as ref_img and ref_flow."""
     flow: Literal["picture", "vectors"] = "picture"
     """Flow as a colour picture, or as (u, v) in pixels, which only a store holds."""
+    predict_frames: int = 0
+    """Frames predicted at once; 0: as many as a training sample has."""
     frame_steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Data set -> distances in frames between neighbours of a clip, one drawn a clip (else 1)."""
     anchor_stride: dict[str, int] = field(default_factory=dict)
@@ -66,12 +68,20 @@ class Data:
     """Subtracted from the RGB frame in 0..1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """The RGB frame is divided by it after the mean is subtracted."""
+    normalise_flow: bool = False
+    """Flow pictures are normalised like RGB frames; else they stay in 0..1."""
+    without_flow: Literal["refuse", "zero"] = "refuse"
+    """What a data set without any flow (still images) is: an error, or flow 0 once normalised."""
 
     def __post_init__(self) -> None:
         _positive(self, "clip")
-        _at_least_0(self, "references")
+        _at_least_0(self, "references", "predict_frames")
         if self.window is not None:
             _at_least_0(self, "window")
+        if self.uint8 and self.without_flow == "zero":
+            raise UsageError(
+                "recipe key uint8: flow that is 0 once normalised is no uint8 picture."
+            )
         if self.sample == "frame" and self.clip != 1:
             raise UsageError(f"recipe key clip: a frame is 1 frame, got {self.clip}.")
         if len(self.size) != 2 or min(self.size) < 1:
@@ -120,20 +130,41 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW, with a cosine from `lr` to `min_lr` over all steps of the stage."""
+    """The optimiser, and how its learning rate falls over the stage."""
 
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimiser; weight decay is decoupled in adamw alone."""
     lr: float = 1e-4
     """Learning rate of the first step."""
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    """Module of the network (rgb, flow.resnet) -> factor on the rate of all parameters in it."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """cosine: from `lr` to `min_lr` over all steps; step: times `step_factor` at `step_epochs`."""
     min_lr: float = 1e-6
-    """Learning rate of the last step."""
+    """Learning rate of the last step of a cosine."""
+    step_epochs: tuple[int, ...] = ()
+    """Epochs, counted from 0, with which the rate falls."""
+    step_factor: float = 0.1
+    """What the rate is multiplied by there."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's momentum in sgd."""
     weight_decay: float = 1e-2
-    """On weights only; biases and norm weights have none."""
+    """Decay of the weights."""
+    decay_all: bool = False
+    """True: the decay is on biases and norm weights, too."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 switches it off."""
 
     def __post_init__(self) -> None:
-        _positive(self, "lr")
-        _at_least_0(self, "min_lr", "weight_decay", "clip_norm")
+        _positive(self, "lr", "step_factor")
+        _at_least_0(self, "min_lr", "weight_decay", "clip_norm", "momentum")
+        for name, factor in self.lr_factors.items():
+            if not factor > 0:
+                raise UsageError(f"recipe key lr_factors.{name}: expected a number above 0.")
+        if self.nesterov and not self.momentum:
+            raise UsageError("recipe key nesterov: expected a momentum above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +182,16 @@ class Stage:
     """Passes over the data."""
     batch: int = 1
     """Samples (clips) in a step."""
+    scales: tuple[float, ...] = (1.0,)
+    """A batch takes one step at each of these sizes: factors on data.size, in multiples of 32."""
+    fresh: bool = False
+    """Starts from its own initial weights, not from those of the stage before."""
+    joins: tuple[str, ...] = ()
+    """Stages of the run whose weights the network's file joins into the initial ones."""
+    transfer: str = ""
+    """How they are joined: a name that file knows."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Head of the network -> factor of its loss, where it is not the network's own."""
     steps_per_epoch: int = 0
     """Cap on the steps of an epoch, a seeded random part of the samples; 0 takes all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -160,6 +201,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch")
+        if not self.scales or min(self.scales) <= 0:
+            raise UsageError("recipe key scales: expected numbers above 0, such as [0.75, 1.0].")
         _at_least_0(self, "steps_per_epoch", "seed")
 
 

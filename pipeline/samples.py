@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 
 from vsodpipe import transforms
 from vsodpipe.batches import Buffers
-from vsodpipe.frames import FLOW_SCALE, Reader, Sample, array_of, load_clip
+from vsodpipe.frames import FLOW_SCALE, Reader, Sample, array_of, is_still, load_clip
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
 
@@ -50,13 +50,19 @@ class Samples:
         DataError for a file that does not decode.
         """
         data = self._stage.data
-        keys = (*(k for k in data.inputs if not k.startswith("ref_")), "gt")
+        # img first: its size is that of an empty mask, also where the network takes flow alone
+        inputs = dict.fromkeys(k for k in data.inputs if not k.startswith("ref_"))
+        keys = tuple(dict.fromkeys(("img", *inputs, "gt")))
         raw = self._read(picks, [pick.frames for pick in picks], keys)
         if data.references:
             keys = tuple(k for k in keys if k in ("img", "flow"))
             beside = self._read(picks, [pick.references for pick in picks], keys)
             raw |= {f"ref_{key}": value for key, value in beside.items()}
         sample: Sample = {key: self._tensor(key, array) for key, array in raw.items()}
+        for place, pick in enumerate(picks):
+            if self._still(pick):
+                for key in sample.keys() & {"flow", "ref_flow"}:
+                    sample[key][place] = 0
         if data.sample == "frame":
             sample = {k: v if k.startswith("ref_") else v[:, 0] for k, v in sample.items()}
         readers = [self._readers[pick.reader] for pick in picks]
@@ -90,8 +96,15 @@ class Samples:
             self._read_stored(picks, frames, ready, key, array)
         for number, (pick, wanted) in enumerate(zip(picks, frames, strict=True)):
             if not ready[number]:
-                self._read_clip(pick, wanted, {k: a[number] for k, a in arrays.items()})
+                out = {k: a[number] for k, a in arrays.items() if self._has(pick, k)}
+                self._read_clip(pick, wanted, out)
         return arrays
+
+    def _still(self, pick: Pick) -> bool:
+        return is_still(self._readers[pick.reader].has_flow, self._stage.data)
+
+    def _has(self, pick: Pick, key: str) -> bool:
+        return key != "flow" or not self._still(pick)
 
     def _vectors(self, key: str) -> bool:
         return key == "flow" and self._stage.data.flow == "vectors"
@@ -111,7 +124,7 @@ class Samples:
         """Read what needs no change straight into the batch: one request a store."""
         stores: dict[int, list[int]] = {}
         for place, (pick, whole) in enumerate(zip(picks, ready, strict=True)):
-            if whole:
+            if whole and self._has(pick, key):
                 stores.setdefault(pick.reader, []).append(place)
         name = array_of(key, self._stage.data.flow)
         for number, places in stores.items():
@@ -152,7 +165,7 @@ class Samples:
             floats = torch.from_numpy(self._take(array.shape, np.float32, True))
             # frame by frame: it stays in the processor's cache
             for picture, out in zip(pictures.flatten(0, 1), floats.flatten(0, 1), strict=True):
-                transforms.write_floats(key, picture, out, data.mean, data.std)
+                transforms.write_floats(key, picture, out, data)
             pictures = floats
         return pictures.permute(0, 1, 4, 2, 3)
 

@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from vsodpipe import batches, order, sampling
+from vsodpipe import batches, models, order, sampling
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
-from vsodpipe.frames import Files, Reader, Sample, array_of, load_clip, open_reader, stack
+from vsodpipe.frames import Files, Reader, Sample, array_of, is_still, load_clip, open_reader, stack
+from vsodpipe.manifest import Split
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
 from vsodpipe.samples import Pick, Samples
@@ -36,8 +37,10 @@ __all__ = [
     "Reader",
     "Sample",
     "State",
+    "fed",
     "load_clip",
     "loader",
+    "needs_flow",
     "open_reader",
     "stack",
 ]
@@ -249,6 +252,25 @@ class Clips(Dataset[Sample | VsodpipeError]):
             own = np.random.default_rng([self._stage.seed, epoch, position, 1])
             references = sampling.random_references(len(annotated), data.references, own)
         return Pick(number, video, frame, chosen.frames, chosen.valid, references, rng)
+
+
+def fed(model: str, sample: Sample) -> Sample:
+    """Return a batch of clips (B, T, ...) as network `model` takes it.
+
+    One that takes frames gets them clip after clip (B.T, ...).
+    """
+    if models.load(model).SAMPLING == "clip" or sample["img"].ndim == 4:
+        return sample
+    return {
+        key: value.flatten(0, 1) if isinstance(value, torch.Tensor) else value
+        for key, value in sample.items()
+    }
+
+
+def needs_flow(stage: Stage, split: Split) -> bool:
+    """Return whether the stage takes the flow of this data set: still images may have none."""
+    takes = any(key.endswith("flow") for key in stage.data.inputs)
+    return takes and not is_still(split.flow is not None, stage.data)
 
 
 def _remote(reader: Reader) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsodpipe import checkpoint, devices, media, models, recipe, runs, transforms
+from vsodpipe import checkpoint, devices, media, models, recipe, runs, stream, transforms
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, unknown
 from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
@@ -39,7 +39,7 @@ def choose_stages(
 ) -> tuple[Stage, ...]:
     """Return the stages to run: the model's chain, or those named, with `--set` applied to each.
 
-    `backbone_weights` replaces the initial weights of the first one.
+    `backbone_weights` replaces the initial weights of the first one, and of those that start anew.
     """
     known = models.stages(model)
     for name in names:
@@ -48,8 +48,10 @@ def choose_stages(
     chosen = [known[name] for name in names or models.load(model).CHAIN]
     stages = [recipe.override(stage, assignments) for stage in chosen]
     if backbone_weights is not None:
-        network = replace(stages[0].network, backbone_weights=_none(backbone_weights))
-        stages[0] = replace(stages[0], network=network)
+        for number, stage in enumerate(stages):
+            if number == 0 or stage.fresh:
+                network = replace(stage.network, backbone_weights=_none(backbone_weights))
+                stages[number] = replace(stage, network=network)
     return tuple(stages)
 
 
@@ -70,7 +72,7 @@ def datasets_of(stage: Stage, source: Source) -> tuple[list[str], list[str]]:
             f"manifest holds {', '.join(source.names())}. See --set data.datasets=[...]."
         )
     for name in here:
-        if "flow" in stage.data.inputs:
+        if stream.needs_flow(stage, source.split(name)):
             require_flow(source.split(name))
     return here, lacking
 
@@ -84,7 +86,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     """
     if not resume:
         runs.check_new(job.run)
-        _check_networks(job.stages)
+        _check_stages(job)
     used = [datasets_of(stage, job.source) for stage in job.stages]
     saved = checkpoint.read(job.last, job.model) if resume else None
     position = Position(**saved.training["position"]) if saved else Position()
@@ -97,6 +99,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     ]
     # built before anything is written: missing initial weights end here
     network = _network(job, position, saved)
+    if saved is None or (position.stage and position == Position(position.stage)):
+        _hand_over(network, job, position.stage)
     origin = saved.provenance if saved else runs.provenance(job, used)
     state = _State.start(network, job.stages[position.stage], job)
     if saved is not None:
@@ -111,6 +115,7 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
         reporter.say(f"stage {stage.name}: trains on {', '.join(here)}{beside}")
         if number > position.stage:
             position = Position(number)
+            _hand_over(network, job, number)
             state = _State.start(network, stage, job)
         if saved is not None and (left := saved.training.get("stream")):
             clips[number].resume(State(**left))  # refuses another order than before
@@ -124,15 +129,45 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     return job.last
 
 
-def _check_networks(stages: tuple[Stage, ...]) -> None:
+def _check_stages(job: Job) -> None:
     """Weights are handed on as they are, so that all stages must build the same network."""
-    built = [replace(stage.network, backbone_weights=None) for stage in stages]
-    for stage, network in zip(stages[1:], built[1:], strict=True):
+    built = [replace(stage.network, backbone_weights=None) for stage in job.stages]
+    for stage, network in zip(job.stages[1:], built[1:], strict=True):
         if network != built[0]:
             raise UsageError(
-                f"stage {stage.name} builds another network than stage {stages[0].name}: the "
+                f"stage {stage.name} builds another network than stage {job.stages[0].name}: the "
                 "weights cannot be handed on. Run them one by one."
             )
+    for stage in job.stages:
+        if stage.joins:  # of nothing: an unknown way is told now, not after days of training
+            _joined(job.model, [{} for _ in stage.joins], stage.transfer)
+
+
+def _joined(
+    model: str, states: list[dict[str, torch.Tensor]], transfer: str
+) -> dict[str, torch.Tensor]:
+    join = getattr(models.load(model), "join", None)
+    if join is None:
+        raise UsageError(f"recipe key joins: {model} joins no weights.")
+    joined: dict[str, torch.Tensor] = join(states, transfer)
+    return joined
+
+
+def _hand_over(network: nn.Module, job: Job, number: int) -> None:
+    """Give `network` the weights with which stage `number` begins, where they are not the last."""
+    stage = job.stages[number]
+    if stage.fresh and number > 0:
+        torch.manual_seed(stage.seed)
+        network.load_state_dict(models.load(job.model).build(stage.network).state_dict())
+    earlier = {s.name for s in job.stages[:number]}
+    if stage.joins and earlier.issuperset(stage.joins):
+        folder = job.last.parent
+    elif stage.joins and job.init is not None and job.init.is_dir():
+        folder = job.init / "checkpoints"
+    else:  # one file that --init names is taken as it is
+        return
+    saved = [checkpoint.read(folder / f"{name}.pt", job.model) for name in stage.joins]
+    network.load_state_dict(_joined(job.model, [s.state_dict for s in saved], stage.transfer))
 
 
 def _network(job: Job, position: Position, saved: checkpoint.Checkpoint | None) -> nn.Module:
@@ -142,7 +177,7 @@ def _network(job: Job, position: Position, saved: checkpoint.Checkpoint | None) 
     options = stage.network
     if weights is not None:  # trained weights follow: the backbone's are not fetched for nothing
         options = replace(options, backbone_weights=None)
-    elif stage.name in chain[1:] and options.backbone_weights is None:
+    elif stage.name in chain[1:] and not stage.fresh and options.backbone_weights is None:
         before = chain[chain.index(stage.name) - 1]
         raise UsageError(
             f"stage {stage.name} continues from the weights of stage {before}. Name them with "
@@ -151,7 +186,7 @@ def _network(job: Job, position: Position, saved: checkpoint.Checkpoint | None) 
     torch.manual_seed(stage.seed)
     network = models.load(job.model).build(options)
     takes = tuple(inspect.signature(network.forward).parameters)
-    if takes != stage.data.inputs:
+    if len(takes) != len(stage.data.inputs):
         raise UsageError(f"recipe key inputs: {job.model} takes {', '.join(takes)}.")
     if weights is not None:
         checkpoint.load_into(network, weights)
@@ -190,16 +225,16 @@ def _save(
     position: Position,
     state: _State,
     origin: dict[str, Any],
-    stream: State | None = None,
+    left: State | None = None,
 ) -> None:
     """Write last.pt, and STAGE.pt when `position` is the start of the stage after `stage`."""
     begins = position.epoch == 0 and position.step == 0
-    optimiser = make_optimiser(state.network, Optim()) if begins else state.optimiser
+    optimiser = make_optimiser(state.network, stage.optim) if begins else state.optimiser
     training = {
         "position": asdict(position),
         "optimiser": optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
-        "stream": stream.as_dict() if stream else None,
+        "stream": left.as_dict() if left else None,
     }
     checkpoint.save(job.last, job.model, stage, state.network, training, origin)
     if position.stage > job.stages.index(stage):
@@ -225,8 +260,10 @@ def _run_stage(
         for epoch in range(position.epoch, stage.epochs):
             start = position.step if epoch == position.epoch else 0
             for step, batch in enumerate(loader(clips, epoch, start, job.workers), start):
-                lr = learning_rate(stage.optim, epoch * steps + step, total)
-                loss = _step(job.model, stage, state, batch, lr)
+                lr = learning_rate(stage.optim, epoch * steps + step, total, epoch)
+                sizes = [scaled_size(stage.data.size, scale) for scale in stage.scales]
+                losses = [_step(job.model, stage, state, batch, lr, size) for size in sizes]
+                loss = sum(losses) / len(losses)
                 row = {"stage": stage.name, "epoch": epoch, "step": step, "loss": loss, "lr": lr}
                 events.write(json.dumps({**row, "time": time.time()}) + "\n")
                 counter.advance(note=f"loss {loss:.3f}, lr {lr:.2g}")
@@ -249,14 +286,31 @@ def _following(number: int, epoch: int, step: int, steps: int, stage: Stage) -> 
     return Position(number, epoch + 1) if epoch + 1 < stage.epochs else Position(number + 1)
 
 
-def _step(model: str, stage: Stage, state: _State, batch: Sample, lr: float) -> float:
-    """Take one step on `batch` and return its loss."""
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return (height, width) times `scale` in multiples of 32; at scale 1 as it is."""
+    if scale == 1:
+        return size
+    height, width = (max(1, round(side * scale / 32)) * 32 for side in size)
+    return height, width
+
+
+def _step(
+    model: str, stage: Stage, state: _State, batch: Sample, lr: float, size: tuple[int, int]
+) -> float:
+    """Take one step on `batch` at `size` and return its loss."""
     for group in state.optimiser.param_groups:
-        group["lr"] = lr
-    sample = _to_device(batch, state.device, stage)
+        group["lr"] = lr * group["factor"]
+    sample = stream.fed(model, _to_device(batch, state.device, stage))
+    for key in {*stage.data.inputs, "gt"}:
+        sample[key] = transforms.rescale(sample[key], size)
     with state.autocast:
         logits = state.network(*(sample[key] for key in stage.data.inputs))
-    loss = models.load(model).loss(logits, sample)
+    for head in stage.loss_weights:
+        if head not in logits:
+            raise unknown(
+                "recipe key", f"loss_weights.{head}", (f"loss_weights.{h}" for h in logits)
+            )
+    loss = models.load(model).loss(logits, sample, stage.loss_weights)
     value = float(loss.detach())
     if not math.isfinite(value):
         keys = ", ".join("/".join(key) for key in batch["key"])
@@ -275,18 +329,46 @@ def _step(model: str, stage: Stage, state: _State, batch: Sample, lr: float) -> 
     return value
 
 
-def make_optimiser(network: nn.Module, options: Optim) -> torch.optim.AdamW:
-    """Return AdamW without decay on biases and norm weights, which have one dimension."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+def make_optimiser(network: nn.Module, options: Optim) -> torch.optim.Optimizer:
+    """Return the optimiser; each group holds the `factor` of its learning rate.
+
+    Biases and norm weights, which have one dimension, decay only if the recipe says so. Raises
+    UsageError for a factor on a module that the network does not have.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for module in options.lr_factors:
+        if not any(name.startswith(f"{module}.") for name in names):
+            tops = sorted({f"lr_factors.{name.partition('.')[0]}" for name in names})
+            raise unknown("recipe key", f"lr_factors.{module}", tops)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decayed = options.decay_all or parameter.ndim > 1
+            key = _factor(name, options.lr_factors), options.weight_decay if decayed else 0.0
+            groups.setdefault(key, []).append(parameter)
+    described = [
+        {"params": group, "factor": factor, "lr": options.lr * factor, "weight_decay": decay}
+        for (factor, decay), group in sorted(groups.items(), reverse=True)
     ]
-    return torch.optim.AdamW(groups, lr=options.lr)
+    if options.kind == "sgd":
+        return torch.optim.SGD(
+            described, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov
+        )
+    kind = torch.optim.Adam if options.kind == "adam" else torch.optim.AdamW
+    return kind(described, lr=options.lr)
 
 
-def learning_rate(options: Optim, step: int, total: int) -> float:
-    """Return the rate of `step` on a cosine from `lr` (step 0) to `min_lr` (step total - 1)."""
+def _factor(name: str, factors: dict[str, float]) -> float:
+    """Return the factor of the innermost module named that parameter `name` is in, else 1."""
+    holders = [module for module in factors if name.startswith(f"{module}.")]
+    return factors[max(holders, key=len)] if holders else 1.0
+
+
+def learning_rate(options: Optim, step: int, total: int, epoch: int = 0) -> float:
+    """Return the rate of `step` of `total`, which is in `epoch`, all counted from 0."""
+    if options.schedule == "step":
+        falls = sum(epoch >= fall for fall in options.step_epochs)
+        return options.lr * options.step_factor**falls
     share = step / max(1, total - 1)
     return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
@@ -325,4 +407,4 @@ def _clips(stage: Stage, job: Job, datasets: list[str], reporter: Reporter) -> C
 def _to_device(batch: Sample, device: torch.device, stage: Stage) -> Sample:
     """Return the batch on `device`; pictures that come as uint8 become floats there."""
     tensors = {k: v.to(device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
-    return {**batch, **transforms.to_float(tensors, stage.data.mean, stage.data.std)}
+    return {**batch, **transforms.to_float(tensors, stage.data)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from vsodpipe.recipe import Augment
+from vsodpipe.recipe import Augment, Data
 
 Clip = dict[str, Tensor]
 """img uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1; flow uint8 (T, 3, H, W) as a picture,
@@ -102,32 +102,35 @@ def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
     return img
 
 
-def to_float(clip: Clip, mean: tuple[float, ...], std: tuple[float, ...]) -> Clip:
-    """Return float32: img normalised by `mean` and `std`, flow pictures in 0..1, gt 0 or 1.
+def to_float(clip: Clip, data: Data) -> Clip:
+    """Return float32: img, and flow if the recipe says so, normalised, else 0..1; gt 0 or 1.
 
     Works on any tensors (..., C, H, W) of a clip or a batch, with keys such as `ref_img`, on their
     own device, with the same result on each; what is float already stays as it is.
     """
-    return {key: _to_float(key, value, mean, std) for key, value in clip.items()}
+    return {key: _to_float(key, value, data) for key, value in clip.items()}
 
 
-def _to_float(key: str, value: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def _normalised(key: str, data: Data) -> bool:
+    chosen = key.endswith("img") or (data.normalise_flow and key.endswith("flow"))
+    return chosen and (any(data.mean) or any(s != 1 for s in data.std))
+
+
+def _to_float(key: str, value: Tensor, data: Data) -> Tensor:
     if value.dtype != torch.uint8:
         return value
     if key == "gt":
         return value.float()
     # a number would become a multiplication by its inverse on CUDA
     value = value.float() / torch.full((), 255.0, device=value.device)
-    if key.endswith("img") and (any(mean) or any(s != 1 for s in std)):
+    if _normalised(key, data):
         shape = (3, 1, 1)
-        value = value - torch.tensor(mean, device=value.device).view(shape)
-        value = value / torch.tensor(std, device=value.device).view(shape)
+        value = value - torch.tensor(data.mean, device=value.device).view(shape)
+        value = value / torch.tensor(data.std, device=value.device).view(shape)
     return value
 
 
-def write_floats(
-    key: str, picture: Tensor, out: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
+def write_floats(key: str, picture: Tensor, out: Tensor, data: Data) -> None:
     """Write what `to_float` makes of a uint8 `picture` (H, W, C) to the float32 `out` (H, W, C).
 
     Rows are taken as a whole, so that the three channels need no steps of three.
@@ -137,6 +140,15 @@ def write_floats(
     if key == "gt":
         return
     rows.div_(255.0)
-    if key.endswith("img") and (any(mean) or any(s != 1 for s in std)):
-        rows.sub_(torch.tensor(mean).repeat(out.shape[1]))
-        rows.div_(torch.tensor(std).repeat(out.shape[1]))
+    if _normalised(key, data):
+        rows.sub_(torch.tensor(data.mean).repeat(out.shape[1]))
+        rows.div_(torch.tensor(data.std).repeat(out.shape[1]))
+
+
+def rescale(value: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return float pictures (..., C, h, w) at `size` (H, W), corners aligned, not antialiased."""
+    if tuple(value.shape[-2:]) == size:
+        return value
+    flat = value.flatten(0, -4)
+    done = torch.nn.functional.interpolate(flat, size=size, mode="bilinear", align_corners=True)
+    return done.view(*value.shape[:-2], *size)

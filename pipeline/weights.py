@@ -22,11 +22,11 @@ class Report:
     file: Path
     sha256: str
     kind: str
-    """`flow` (an engine's weights), `checkpoint` (of vsodpipe train) or `unknown`."""
+    """`flow` (an engine's weights), `checkpoint` (of vsodpipe train), `published` or `unknown`."""
     network: str | None
     """The engine or network whose weights these are."""
     origin: str
-    """Whose keys: torchvision's record, princeton, a stage of training."""
+    """Whose keys: torchvision's record, princeton, a paper's code, a stage of training."""
     tensors: int
     parameters: int
     problems: tuple[str, ...]
@@ -55,14 +55,18 @@ def examine(path: Path) -> Report:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if isinstance(content, Mapping) and content.get("format") == checkpoint.FORMAT:
         return _own(file, sha256, content)
-    state = raft_weights.plain_state(content)
+    state = checkpoint.plain_state(content)
     if state is None:
         raise WeightsError(
             f"{file}: {checkpoint.what(content)}, expected a state dict or a checkpoint of "
             "vsodpipe train."
         )
     counts = len(state), _parameters(state)
-    found = raft_weights.examine(state)
+    if (published := checkpoint.examine_published(state)) is not None:
+        name, origin = published.model, f"the published keys of {published.model}"
+        return Report(file, sha256, "published", name, origin, *counts, published.problems, {})
+    plain = raft_weights.plain_state(content)  # engines see through fewer wrappings
+    found = raft_weights.examine(plain) if plain is not None else None
     if found is None:
         examples = ", ".join(list(state)[:3])
         problem = f"no network here has tensors such as {examples}"
@@ -70,9 +74,9 @@ def examine(path: Path) -> Report:
     record = raft_weights.record_of(found.engine, sha256)
     origin = f"torchvision's record {record}" if record else f"{found.keys}'s keys"
     problems = (
-        *_some("missing", found.missing),
-        *_some("unexpected", found.unexpected),
-        *_some("of another shape", found.misshapen),
+        *checkpoint.some("missing", found.missing),
+        *checkpoint.some("unexpected", found.unexpected),
+        *checkpoint.some("of another shape", found.misshapen),
     )
     return Report(file, sha256, "flow", found.engine, origin, *counts, problems, {})
 
@@ -96,10 +100,3 @@ def _own(file: Path, sha256: str, content: Mapping[str, Any]) -> Report:
 
 def _parameters(state: Mapping[str, Any]) -> int:
     return sum(t.numel() for t in state.values() if isinstance(t, torch.Tensor))
-
-
-def _some(kind: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-    if not keys:
-        return ()
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return (f"{len(keys)} tensors {kind}: {', '.join(keys[:3])}{more}",)

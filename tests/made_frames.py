@@ -20,6 +20,10 @@ class Made:
     def videos(self) -> list[str]:
         return [f"v{number}" for number in range(len(self.lengths))]
 
+    @property
+    def has_flow(self) -> bool:
+        return True
+
     def frames(self, video: int) -> list[str]:
         return [f"{frame:05d}" for frame in range(self.lengths[video])]
 

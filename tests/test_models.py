@@ -153,7 +153,8 @@ def test_debug_stage_starts_without_files_and_trains(name: str) -> None:
     assert loss.shape == () and loss.dtype == torch.float32 and torch.isfinite(loss)
     loss.backward()
     for key, parameter in net.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+        if parameter.requires_grad:  # published files may hold some that nothing uses
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
     with torch.no_grad():
         maps = net.eval()(*(sample[key] for key in stage.data.inputs))["saliency"]
     assert maps.shape[:-2] == sample["gt"].shape[:-2]

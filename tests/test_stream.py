@@ -217,5 +217,6 @@ def test_no_augmentation_changes_nothing() -> None:
 
 def test_normalisation() -> None:
     clip = {"img": torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)}
-    done = transforms.to_float(clip, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0))["img"]
+    data = Data(datasets=(), mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+    done = transforms.to_float(clip, data)["img"]
     torch.testing.assert_close(done[0, :, 0, 0], torch.tensor([1.0, 0.75, 0.5]))

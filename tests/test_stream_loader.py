@@ -104,9 +104,7 @@ def test_samples_are_what_the_plain_steps_give() -> None:
             pick = found._pick(epoch, position, anchor)
             clip = load_clip(READERS[reader], int(video), pick.frames, ("img", "flow", "gt"))
             clip = transforms.augment(clip, stage.augment, pick.rng, (12, 16))
-            want = transforms.to_float(
-                transforms.resize(clip, (8, 10)), stage.data.mean, stage.data.std
-            )
+            want = transforms.to_float(transforms.resize(clip, (8, 10)), stage.data)
             # as the first release wrote it
             plain = transforms.resize(clip, (8, 10))["img"].float() / 255
             plain = plain - torch.tensor(stage.data.mean).view(1, 3, 1, 1)
@@ -121,7 +119,7 @@ def test_uint8_becomes_the_same_floats() -> None:
     for floats, bytes_ in zip(taken(clips(stage), 0), taken(clips(small), 0), strict=True):
         assert {bytes_[key].dtype for key in ("img", "flow", "gt")} == {torch.uint8}
         tensors = {key: bytes_[key] for key in ("img", "flow", "gt")}
-        done = transforms.to_float(tensors, stage.data.mean, stage.data.std)
+        done = transforms.to_float(tensors, stage.data)
         assert all(torch.equal(done[key], floats[key]) for key in done)
 
 

@@ -1,0 +1,176 @@
+"""What the published recipes ask of the training loop, on tiny data and slim networks."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fill import small
+from vsodpipe import checkpoint, manifest, models, runs, stream, train, transforms
+from vsodpipe.errors import DataError, UsageError
+from vsodpipe.manifest import Source
+from vsodpipe.models import smcf
+from vsodpipe.progress import Reporter
+from vsodpipe.recipe import Data, Optim, Stage
+
+Run = Callable[..., tuple[int, str, str]]
+SLIM = [
+    'data.datasets=["TINY_train"]',
+    "data.size=[64, 64]",
+    "network.width=8",
+    "epochs=2",
+    "steps_per_epoch=1",
+    "batch=2",
+]
+
+
+def stages(model: str, *assignments: str) -> tuple[Stage, ...]:
+    return train.choose_stages(model, [], [*SLIM, *assignments], "none")
+
+
+def job(model: str, source: Source, run: Path, *assignments: str) -> runs.Job:
+    return runs.Job(model, source, stages(model, *assignments), run, "cpu", 0)
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (run / "events.jsonl").read_text().splitlines()]
+
+
+def weights(model: str, file: Path) -> dict[str, Tensor]:
+    return checkpoint.read(file, model).state_dict
+
+
+def test_the_chain_of_smcf_joins_its_pretrainings(source: Source, tmp_path: Path) -> None:
+    """Finetuning at (almost) no rate keeps what it began with, statistics of batch norm apart."""
+    run, quiet = tmp_path / "run", Reporter(quiet=True)
+    given = job("smcf", source, run, "network.group=2", "epochs=1", "optim.lr=1e-12")
+    last = weights("smcf", train.train(given, quiet))
+    rgb, flow = (weights("smcf", run / "checkpoints" / f"pretrain_{n}.pt") for n in ("rgb", "flow"))
+    for key in ("rgb.conv1.weight", "flow.conv1.weight", "csf.1.mix.1.0.0.weight"):
+        assert torch.allclose(rgb[key], flow[key], atol=1e-9), "the same seed, both from scratch"
+    assert not torch.equal(rgb["rgb.bn1.running_mean"], flow["rgb.bn1.running_mean"])
+    assert torch.allclose(last["rgb.conv1.weight"], rgb["rgb.conv1.weight"], atol=1e-9)
+    assert [row["stage"] for row in rows(run)] == [stage.name for stage in given.stages]
+    assert int(last["rgb.bn1.num_batches_tracked"]) == 2 * 3, "three sizes, one step each"
+    with pytest.raises(UsageError, match="transfer"):
+        train.train(job("smcf", source, tmp_path / "b", "transfer=all"), quiet)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_stages_begin_with_the_right_weights(source: Source, tmp_path: Path) -> None:
+    """The hand-over itself, with weights that tell the stages apart."""
+    run = job("smcf", source, tmp_path / "run", "network.group=2")
+    torch.manual_seed(run.stages[1].seed)
+    network = models.load("smcf").build(run.stages[1].network)
+    origin = {key: value.clone() for key, value in network.state_dict().items()}
+    for stage, value in zip(run.stages[:2], (1.0, 2.0), strict=True):
+        for tensor in network.state_dict().values():
+            tensor.fill_(value)
+        file = run.last.with_name(f"{stage.name}.pt")
+        checkpoint.save(file, "smcf", stage, network, {}, {})
+    train._hand_over(network, run, 1)
+    assert all(torch.equal(value, origin[k]) for k, value in network.state_dict().items())
+    train._hand_over(network, run, 2)
+    for key, value in network.state_dict().items():
+        assert bool((value == (1 if key.startswith("rgb.") else 2)).all()), key
+    alone = replace(run, stages=run.stages[2:], run=tmp_path / "other", init=run.run)
+    changed = replace(alone.stages[0], transfer="published")
+    train._hand_over(network, replace(alone, stages=(changed,)), 0)
+    assert all(bool((value == 1).all()) for value in network.state_dict().values())
+
+
+def test_still_images_train_ianet_with_zero_flow(
+    data_root: Path, tmp_path: Path, vsodpipe: Run
+) -> None:
+    quiet = Reporter(quiet=True)
+    made = manifest.build([], data_root, tmp_path, quiet)["tiny"]
+    bare = manifest.read(manifest.write(made, tmp_path, data_root)[0])
+    given = job("ianet", bare, tmp_path / "run", "optim.step_epochs=[1]")
+    clips = train._clips(given.stages[0], given, ["TINY_train"], quiet)
+    sample = stream.fed("ianet", next(stream.loader(clips, epoch=0, start=0, workers=0)))
+    assert sample["flow"].shape == sample["img"].shape == (2, 3, 64, 64)
+    assert not sample["flow"].any() and sample["valid"].shape == (2,)
+    train.train(given, quiet)
+    assert [row["lr"] for row in rows(tmp_path / "run")] == pytest.approx([5e-3, 5e-4])
+    out = vsodpipe("test", "ianet", "--checkpoint", "run", "--manifest", bare.file)
+    assert out[0] == 0 and len(list((tmp_path / "run" / "maps").rglob("*.png"))) == 5
+    with pytest.raises(DataError, match="has no flow"):
+        train.train(job("ianet", bare, tmp_path / "b", "data.without_flow=refuse"), quiet)
+
+
+def test_smcf_predicts_groups_of_neighbours(
+    source: Source, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short last group is filled with the frames before it: every frame has a map."""
+    stage = models.stages("smcf")["debug"]
+    checkpoint.save(tmp_path / "x.pt", "smcf", stage, small("smcf")[0], {}, {})
+    seen: list[int] = []
+    real = smcf.SMCF.forward
+
+    def watched(self: smcf.SMCF, img: Tensor, flow: Tensor) -> dict[str, Tensor]:
+        seen.append(len(img))
+        return real(self, img, flow)
+
+    monkeypatch.setattr(smcf.SMCF, "forward", watched)
+    files = ("--checkpoint", "x.pt", "--manifest", source.file, "--out", "maps")
+    assert vsodpipe("test", "smcf", *files)[0] == 0
+    assert seen == [2, 2, 2] and len(list((tmp_path / "maps").rglob("*.png"))) == 5
+
+
+def test_optimisers_of_the_recipes() -> None:
+    with torch.device("meta"):
+        network = models.load("ianet").build(models.load("ianet").Options())
+    optimiser = train.make_optimiser(network, models.stages("ianet")["train"].optim)
+    assert isinstance(optimiser, torch.optim.SGD)
+    rest, slow = optimiser.param_groups
+    assert (rest["factor"], slow["factor"]) == (1.0, 0.1) and rest["nesterov"]
+    assert rest["weight_decay"] == slow["weight_decay"] == 5e-4, "on biases and norms, too"
+    # the published groups have the dead parameters beside these
+    assert sum(p.numel() for p in slow["params"]) == 53_194_882 - 1_180_929
+    assert sum(p.numel() for p in rest["params"]) == 53_747_172 - 28_830
+    assert isinstance(train.make_optimiser(network, Optim(kind="adam")), torch.optim.Adam)
+    with pytest.raises(UsageError, match="Did you mean lr_factors.flow"):
+        train.make_optimiser(network, Optim(lr_factors={"flo": 0.1}))
+
+
+def test_a_factor_acts_on_its_module() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    options = Optim(kind="sgd", lr=1.0, lr_factors={"1": 0.5}, weight_decay=0.0, momentum=0.0)
+    optimiser = train.make_optimiser(network, options)
+    before = [p.item() for p in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    moved = [a - p.item() for a, p in zip(before, network.parameters(), strict=True)]
+    assert moved == pytest.approx([1.0, 0.5])
+
+
+def test_steps_of_the_rate_and_sizes() -> None:
+    optim = models.stages("smcf")["finetune"].optim
+    rates = [train.learning_rate(optim, 0, 1, epoch) for epoch in range(20)]
+    assert rates == pytest.approx([2e-3] * 19 + [2e-4])
+    scales = models.stages("smcf")["finetune"].scales
+    sizes = [train.scaled_size((352, 352), scale) for scale in scales]
+    assert sizes == [(256, 256), (352, 352), (448, 448)]
+    ramp = torch.arange(5.0).expand(2, 3, 1, 4, 5)
+    assert torch.allclose(transforms.rescale(ramp, (7, 9))[1, 2, 0, 3], torch.arange(9.0) / 2)
+
+
+def test_unknown_heads_have_no_weight(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean loss_weights.side"):
+        train.train(
+            job("ianet", source, tmp_path / "r", "loss_weights.side6=0.4"), Reporter(quiet=True)
+        )
+
+
+def test_flow_pictures_are_normalised_where_the_recipe_says_so() -> None:
+    clip = {key: torch.full((1, 3, 2, 2), 255, dtype=torch.uint8) for key in ("img", "flow")}
+    data = Data(datasets=(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    plain = transforms.to_float(clip, data)
+    both = transforms.to_float(clip, replace(data, normalise_flow=True))
+    assert plain["img"].unique().item() == both["flow"].unique().item() == 2
+    assert plain["flow"].unique().item() == 1
