@@ -18,7 +18,18 @@ from typing import Any, TypeVar
 import torch
 
 from vsodpipe.errors import UsageError, VsodpipeError, unknown
-from vsodpipe.flows import Engine, Flow, Frame, Plan, check_clip, checked, cropped, padded, silent
+from vsodpipe.flows import (
+    Engine,
+    Flow,
+    Frame,
+    Plan,
+    check_clip,
+    checked,
+    cropped,
+    padded,
+    silent,
+    winograd,
+)
 from vsodpipe.flows.raft_memory import budget, check_memory, chosen, is_exhausted, needed, steps
 from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft
 from vsodpipe.flows.raft_volume import Correlation
@@ -63,7 +74,11 @@ class Raft:
         precision = _precision(precision, device)
         state, source, identity, digest = find(name, weights)
         network = network_of(name, state, source).to(device)
-        self._network = StreamingRaft(network, PRECISIONS[precision])
+        dtype = PRECISIONS[precision]
+        cpu = torch.device(device).type == "cpu"
+        # the compiler cannot look into NNPACK
+        faster = cpu and dtype == torch.float32 and not compile and winograd.available()
+        self._network = StreamingRaft(network, dtype, faster)
         if compile:
             self._network.compile()
         self._name = name

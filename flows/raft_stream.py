@@ -16,7 +16,7 @@ picture's), n = h * w, k a window's 2 * radius + 1. Coordinates and flow are (x,
 the features, up to the last step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ from torchvision.models.optical_flow.raft import ConvGRU, FeatureEncoder
 
 from vsodpipe.flows.raft_compile import compiled
 from vsodpipe.flows.raft_volume import Correlation, made
+from vsodpipe.flows.winograd import Convolution, convolution, quicken
 
 SCALE = 8
 """Pixels of the picture in one of the features."""
@@ -59,24 +60,34 @@ class Encoded:
 class StreamingRaft:
     """The network's parts, rearranged. Takes the `network` over: it is of no use after.
 
-    `dtype` is that of the convolutions; correlation, coordinates and flow are float32.
+    `dtype` is that of the convolutions; correlation, coordinates and flow are float32. `winograd`
+    replaces them by those of that module (where it is available, in float32).
     """
 
-    def __init__(self, network: RAFT, dtype: torch.dtype) -> None:
-        _rearrange_norms(network.feature_encoder)
+    def __init__(self, network: RAFT, dtype: torch.dtype, winograd: bool = False) -> None:
+        # direct convolutions are fastest in channels_last, Winograd's need the other layout
+        self._format = torch.contiguous_format if winograd else torch.channels_last
+        if not winograd:
+            _rearrange_norms(network.feature_encoder)
         _fold_norms(network.context_encoder)
-        network.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+        network.requires_grad_(False).to(dtype=dtype, memory_format=self._format)
         self._network = network
         self._dtype = dtype
         block = network.update_block
         self._hidden_size: int = block.hidden_state_size
         context_size = network.context_encoder.output_dim - self._hidden_size
         units = [unit for unit in block.recurrent_block.children() if isinstance(unit, ConvGRU)]
-        self._units = [_Unit(unit, self._hidden_size, context_size) for unit in units]
+        kind = convolution if winograd else _direct
+        self._units = [_Unit(unit, self._hidden_size, context_size, kind) for unit in units]
+        if winograd:
+            for part in (network.feature_encoder, network.context_encoder):
+                quicken(part)
+            quicken(block.motion_encoder)
+            quicken(block.flow_head)
 
     def encode(self, picture: Tensor) -> Encoded:
         """Return the features of a `picture`, (1, 3, H, W) in -1..1; H and W divide by 8."""
-        picture = picture.to(self._dtype, memory_format=torch.channels_last)
+        picture = picture.to(self._dtype, memory_format=self._format)
         features = self._network.feature_encoder(picture).float()
         # Half of the product's 1 / sqrt(C), on either side.
         features *= features.shape[1] ** -0.25
@@ -102,12 +113,12 @@ class StreamingRaft:
         """
         contexts = [self._context(source) for source in sources]
         # In the layout that updates return, so that each size is compiled once.
-        hidden = _channels_last(_cat([context.hidden for context in contexts]))
+        hidden = self._laid(_cat([context.hidden for context in contexts]))
         shares = [_cat(list(unit)) for unit in zip(*(c.shares for c in contexts), strict=True)]
         start = _grid(sources[0].size, hidden.device).expand(len(sources), -1, -1, -1)
-        flow = _channels_last(torch.zeros_like(start))
+        flow = self._laid(torch.zeros_like(start))
         for _ in range(updates):
-            correlation = volume.lookup(start + flow).to(self._dtype)
+            correlation = self._laid(volume.lookup(start + flow).to(self._dtype))
             flow, hidden = self._update(flow, hidden, correlation, shares)
         return self._upsampled(flow, hidden)
 
@@ -120,10 +131,13 @@ class StreamingRaft:
     ) -> tuple[Tensor, Tensor]:
         """Return flow and hidden state after one update."""
         block = self._network.update_block
-        motion = block.motion_encoder(_channels_last(flow.to(self._dtype)), correlation)
+        motion = block.motion_encoder(self._laid(flow.to(self._dtype)), correlation)
         for unit, share in zip(self._units, shares, strict=True):
             hidden = unit(hidden, motion, share)
         return flow + block.flow_head(hidden).float(), hidden
+
+    def _laid(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self._format)
 
     def _context(self, frame: Encoded) -> Context:
         if frame.context is None:
@@ -153,7 +167,13 @@ class StreamingRaft:
 class _Unit:
     """A ConvGRU whose convolutions are split by input: state and motion, and the context apart."""
 
-    def __init__(self, unit: ConvGRU, hidden_size: int, context_size: int) -> None:
+    def __init__(
+        self,
+        unit: ConvGRU,
+        hidden_size: int,
+        context_size: int,
+        kind: Callable[[Tensor, Tensor | None, tuple[int, ...]], Convolution],
+    ) -> None:
         gates = (unit.convz, unit.convr, unit.convq)
         # The input's channels are the state, the context, the motion.
         context = slice(hidden_size, hidden_size + context_size)
@@ -161,21 +181,22 @@ class _Unit:
             torch.cat([gate.weight[:, : context.start], gate.weight[:, context.stop :]], 1)
             for gate in gates
         ]
-        self._share = _channels_last(torch.cat([gate.weight[:, context] for gate in gates]))
-        self._bias = torch.cat([gate.bias for gate in gates])
-        self._zr, self._q = _channels_last(torch.cat(moving[:2])), _channels_last(moving[2])
-        self._padding = unit.convz.padding
+        padding = unit.convz.padding
+        bias = torch.cat([gate.bias for gate in gates])
+        self._share = kind(torch.cat([gate.weight[:, context] for gate in gates]), bias, padding)
+        self._zr = kind(torch.cat(moving[:2]), None, padding)
+        self._q = kind(moving[2], None, padding)
         self._hidden_size = hidden_size
 
     def share(self, context: Tensor) -> Tensor:
         """Return what `context` adds to z, r and q, (1, 3C, h, w)."""
-        return F.conv2d(context, self._share, self._bias, padding=self._padding)
+        return self._share(context)
 
     def __call__(self, hidden: Tensor, motion: Tensor, share: Tensor) -> Tensor:
         both = 2 * self._hidden_size
-        zr = F.conv2d(torch.cat([hidden, motion], 1), self._zr, padding=self._padding)
+        zr = self._zr(torch.cat([hidden, motion], 1))
         z, r = zr.add_(share[:, :both]).sigmoid_().chunk(2, 1)
-        q = F.conv2d(torch.cat([r * hidden, motion], 1), self._q, padding=self._padding)
+        q = self._q(torch.cat([r * hidden, motion], 1))
         return torch.lerp(hidden, q.add_(share[:, both:]).tanh_(), z)
 
 
@@ -223,5 +244,6 @@ def _cat(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
+def _direct(weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Convolution:
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return lambda x: F.conv2d(x, weight, bias, padding=padding)
