@@ -2,10 +2,12 @@
 
     python benchmarks/manifest.py --rows 1000000          written, read, compared; peak memory
     python benchmarks/manifest.py --frames 1000           --check at 480x854, every file and headers
+    python benchmarks/manifest.py --headers 100000        --check --quick of so many rows
 
 `--rows` writes and reads in processes of their own, whose peak memory (RSS) is theirs alone; 100
 frames a video. `--frames` makes pictures of noise over a texture, as large as files of DAVIS, and
-checks them with 1 thread and with one a core, in turns; the median of the rounds.
+checks them with 1 thread and with one a core, in turns; the median of the rounds. `--headers` gives
+every row files of its own, as hard links to those of one video, and checks them once.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int)
     parser.add_argument("--frames", type=int)
+    parser.add_argument("--headers", type=int)
     parser.add_argument("--rounds", type=int, default=5, help="after one that does not count")
     parser.add_argument("--step", choices=("write", "read"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -92,6 +95,28 @@ def pictures(folder: Path, count: int) -> None:
             media.write_bytes(base / FOLDERS[key].format(number), data)
 
 
+def headers(folder: Path, rows: int) -> None:
+    """Time `--check --quick` over so many rows."""
+    pictures(folder, 100)
+    source = manifest.read(manifest.write(made(rows, 100), folder, folder)[0])
+    base = folder / "BIG_train"
+    for video in source.manifest.datasets[0].videos[1:]:
+        for frame in video.frames:
+            for path in (frame.img, frame.gt, frame.flow):
+                file = folder / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                os.link(base / "video00000" / file.relative_to(base / video.name), file)
+    started = time.perf_counter()
+    found = manifest_check.check([source], Reporter(True), quick=True)
+    took = time.perf_counter() - started
+    assert found.ok, list(found.lines())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"headers of {rows} rows: {took:.1f} s, {rows / took * 60:.0f} rows a minute, "
+        f"peak {peak:.2f} GiB"
+    )
+
+
 def check(folder: Path, count: int, rounds: int) -> None:
     """Time `--check` over the pictures in `folder`."""
     whole = made(count, count)
@@ -132,6 +157,8 @@ def main() -> None:
             for name in ("write", "read"):
                 call = [sys.executable, __file__, "--rows", str(options.rows), "--folder", folder]
                 subprocess.run([*call, "--step", name], check=True)
+        if options.headers:
+            headers(Path(folder, "headers"), options.headers)
         if options.frames:
             pictures(Path(folder), options.frames)
             check(Path(folder), options.frames, options.rounds)

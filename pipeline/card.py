@@ -259,7 +259,12 @@ def _text(file: Path) -> str:
 
 def card_of(dataset: str, root: Path | None = None) -> tuple[Card, str] | None:
     """Return the card and the split behind a data set's name, None for one without a card."""
-    named = ((card, split) for card in cards(root).values() for split in card.splits)
+    return owner(dataset, cards(root))
+
+
+def owner(dataset: str, known: Mapping[str, Card]) -> tuple[Card, str] | None:
+    """Return the card among the `known` ones, and the split, behind a data set's name."""
+    named = ((card, split) for card in known.values() for split in card.splits)
     return next(((c, s) for c, s in named if c.dataset(s) == dataset), None)
 
 

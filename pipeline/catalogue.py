@@ -130,6 +130,8 @@ def find(name: str, root: Path) -> Dataset:
     Raises UsageError when there is none, saying what is known and what is there, and DataError when
     its files do not fit together.
     """
+    if not name:
+        raise UsageError("'': expected the name of a data set, or a path.")
     path = Path(name)
     if str(path) == path.name != ".." and is_folder(root / path):
         return _scan(root / path, path.name)
@@ -152,6 +154,8 @@ def _missing(name: str, root: Path) -> UsageError:
             f"data set {name} is not in {root}. Get it from {card.home}{what}, then: "
             f"vsodpipe import {card.key} FOLDER. {there}"
         )
+    if "/" in name:
+        return UsageError(f"{name}: no such file or folder. Check the path. {there}")
     known = {card.dataset(split) for card in cards(root).values() for split in card.splits}
     error = unknown("data set", name, known | set(here))
     return UsageError(f"{error} {there}")

@@ -20,24 +20,20 @@ def check(
     root: Path | None,
     quick: bool,
     as_json: bool,
+    data: Path,
     reporter: Reporter,
 ) -> None:
     """Check manifests, those of folder `out` where none is named; raise DataError if any is unfit.
 
     A name is a file, a folder, a URL, or that of a manifest in `out`.
     """
-    from vsodpipe import inputs, manifest_check, manifest_txt
+    from vsodpipe import inputs, manifest_check
 
     places = [_place(name, out) for name in names] or sorted(map(str, out.glob("*.json")))
     if not places:
         raise UsageError(f"no manifest in {out}. Write one with vsodpipe manifest, or name one.")
-    sources = [
-        manifest_txt.read(Path(place), root)
-        if place.lower().endswith(".txt") and "://" not in place
-        else inputs.open_manifest(place, reporter)
-        for place in places
-    ]
-    verdict = manifest_check.check(sources, reporter, quick=quick)
+    sources = [inputs.open_manifest(place, reporter, root, data) for place in places]
+    verdict = manifest_check.check(sources, reporter, quick=quick, data=data)
     if as_json:
         print_json(verdict.as_dict())
     for line in verdict.lines():
@@ -56,7 +52,7 @@ def _place(name: str, out: Path) -> str:
 
 
 def of_rows(
-    names: Sequence[str], root: Path | None, out: Path, reporter: Reporter
+    names: Sequence[str], root: Path | None, out: Path, data: Path, reporter: Reporter
 ) -> tuple[Manifest, Path] | None:
     """Return the manifest for `out` of txt files, and where its paths start; None without a txt.
 
@@ -72,7 +68,7 @@ def of_rows(
         return None
     if len(files) < len(names):
         raise UsageError(f"{files[0]}: name txt files alone, or none.")
-    made = manifest_txt.manifest_of(files, root)
+    made = manifest_txt.manifest_of(files, root, data)
     names_made = [split.dataset for split in made.datasets]
     written = {(out / f"{name.lower()}.txt").resolve() for name in names_made}
     if over := next((file for file in files if file.resolve() in written), None):

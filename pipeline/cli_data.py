@@ -84,6 +84,8 @@ def _check_official(name: str, source: list[str], masks: Path | None) -> None:
             f"import {name}: expected one folder or archive, got {len(source)}. Name the folder "
             "that holds them, or bring in videos of your own with --own."
         )
+    if not source[0]:
+        raise UsageError(f"import {name}: expected a folder or archive, got an empty name.")
     if masks is not None:
         raise UsageError("--masks: only for videos of your own. Add --own, or leave it out.")
 

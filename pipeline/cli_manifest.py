@@ -73,29 +73,27 @@ def manifest(
     if seed is not None and sample is None:
         raise UsageError("--seed: only with --sample. Say how many videos with --sample N.")
     choice = subsets.Choice(split, tuple(videos or ()), sample, seed or 0, weights)
-    files = [file for file in names or [] if file.endswith(".json")]
     if check:
         if choice != subsets.Choice() or name is not None or layout is not None:
             raise UsageError("--check takes whole manifests. Leave out the other options.")
-        return cli_check.check(names or [], out, start, quick, as_json, reporter)
+        return cli_check.check(names or [], out, start, quick, as_json, root, reporter)
     if quick:
         raise UsageError("--quick: only with --check.")
     all_made: dict[str, tuple[Manifest, Path | str]]
-    folder = layouts.named(names or [], root, layout)
-    if rows := cli_check.of_rows(names or [], start, out, reporter):
-        if choice != subsets.Choice() or name is not None or layout is not None:
-            raise UsageError(f"{rows[0].name}: write its manifest first, and take a part of that.")
+    folder = None if name is not None else layouts.named(names or [], root, layout)
+    if name is not None:
+        if layout is not None:
+            raise UsageError("--layout: not with --name. Write the manifest of the folder first.")
+        all_made = {name: _mixed(names or [], name, choice, root, start, out, reporter)}
+    elif choice != subsets.Choice() or any(file.endswith(".json") for file in names or []):
+        raise UsageError("a part or a mixture needs a name of its own. Add --name NAME.")
+    elif rows := cli_check.of_rows(names or [], start, out, root, reporter):
+        if layout is not None:
+            raise UsageError("--layout: for a folder, and these are txt files. Leave it out.")
         all_made = {rows[0].name: rows}
     elif folder:
-        if name is not None or choice != subsets.Choice():
-            raise UsageError(f"{folder}: write its manifest first, and take a part of that.")
-        read = layouts.manifest_of(folder, layout, reporter)
+        read = layouts.manifest_of(folder, layout, reporter, root)
         all_made = {read.name: (read, folder)}
-    elif name is not None:
-        mixed = _mixed(names or [], name, choice, root, out, reporter)
-        all_made = {name: mixed}
-    elif files or choice != subsets.Choice():
-        raise UsageError("a part or a mixture needs a name of its own. Add --name NAME.")
     else:
         built = manifests.build(names or [], root, out, reporter)
         all_made = {group: (made, root) for group, made in built.items()}
@@ -108,26 +106,43 @@ def manifest(
 
 
 def _mixed(
-    names: list[str], name: str, choice: Choice, root: Path, out: Path, reporter: Reporter
+    names: list[str],
+    name: str,
+    choice: Choice,
+    root: Path,
+    start: Path | None,
+    out: Path,
+    reporter: Reporter,
 ) -> tuple[Manifest, Path | str]:
-    """Return the manifest `name` of a choice of data sets and manifest files, and its root."""
+    """Return the manifest `name` of a choice of data sets and manifests, and its root.
+
+    Manifests are .json and .txt files and folders in a published layout.
+    """
+    from vsodpipe import inputs, layouts, subsets
     from vsodpipe import manifest as manifests
-    from vsodpipe import subsets
 
     subsets.check_free(name, out)
-    files = [file for file in names if file.endswith(".json")]
+    rows = [file for file in names if file.lower().endswith(".txt")]
+    if start is not None and not rows:
+        raise UsageError("--root: only for txt files. Leave it out, or name a txt.")
+    files = [
+        file
+        for file in names
+        if file in rows or file.endswith(".json") or layouts.named([file], root, None)
+    ]
     datasets = [dataset for dataset in names if dataset not in files]
     parts = []
     if datasets or not files:
         built = manifests.build(datasets, root, out, reporter, name=name)[name]
         parts.append(subsets.Part(built, str(root.resolve()), f"data root {root}"))
     for file in files:
-        read = manifests.read(file if "://" in file else Path(file))
+        read = inputs.open_manifest(file, reporter, start, root)
         parts.append(subsets.Part(read.manifest, read.root, file))
     joined, base = subsets.join(parts, name)
     made = subsets.chosen(joined, choice)
     subsets.check_name(made, root)
     manifests.warn_of_lost(out / f"{name}.json", [s.dataset for s in made.datasets], reporter)
+    subsets.remove_lost(made, out)
     call = _call(names, name, choice)
     if "://" in base:
         return made.model_copy(update={"root": base, "made_by": call}), base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def read(folder: Path) -> dict[str, Any] | None:
         return check(record)
     except ValueError as error:
         raise DataError(f"{file}: not a flow record ({error}). Delete {folder}.") from error
+
+
+def beside(picture: Path) -> dict[str, Any] | None:
+    """Return the record of the folder that a flow picture lies in, through a link to elsewhere."""
+    # not resolve(), which raises for links that go round
+    return read(picture.parent) or read(Path(os.path.realpath(picture)).parent)
 
 
 def check(record: Any) -> dict[str, Any]:

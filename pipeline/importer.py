@@ -187,7 +187,7 @@ def stands(folder: Path, files: dict[str, Path]) -> bool:
         return False
     placed = ((folder / name, source) for name, source in files.items())
     return all(
-        os.readlink(file) == str(source.resolve()) if file.is_symlink() else file.is_file()
+        os.readlink(file) == os.path.realpath(source) if file.is_symlink() else file.is_file()
         for file, source in placed
     )
 
@@ -206,6 +206,6 @@ def _place_mask(rule: str, video: str, item: Item, target: Path) -> None:
 
 def _link(source: Path, target: Path) -> None:
     try:
-        os.symlink(source.resolve(), target)
+        os.symlink(os.path.realpath(source), target)
     except OSError:  # a file system without links
         shutil.copyfile(source, target)

@@ -41,9 +41,10 @@ def run(names: Sequence[str], layout: str, out: Path, root: Path, reporter: Repo
     place for, and DataError for `out` with anything else in it, before anything is written.
     """
     layouts.check(layout)
-    if root.resolve() in (out.resolve(), *out.resolve().parents):
+    real = Path(os.path.realpath(out))
+    if Path(os.path.realpath(root)) in (real, *real.parents):
         raise UsageError(f"{out} is in the data root, which holds our own layout. Name another.")
-    plan = layout_plan.make(layout, sources(names, root, reporter))
+    plan = layout_plan.make(layout, sources(names, root, reporter), catalogue.cards(root))
     standing = _standing(out)
     _refuse_others(plan, standing, out)
     todo = [path for path in (*plan.links, *plan.masks) if path not in standing]

@@ -7,18 +7,20 @@ their stem, never by their place in a sorted list.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vsodpipe import media, tree
-from vsodpipe.card import card_of, cards
+from vsodpipe.card import Card, owner
 from vsodpipe.errors import DataError
 from vsodpipe.layout_table import ALIASES, LAYOUTS, Place
 from vsodpipe.tree import Tree
 
 Key = int | str
 """A frame's number, or the stem of a still picture."""
+Cards = Mapping[str, Card]
+"""The known cards by key."""
 Files = dict[str, dict[Key, str]]
 """Kind (img, gt, flow, depth, thermal) -> key -> path from the folder."""
 
@@ -39,7 +41,7 @@ class Found:
         return sum(len(found) for files in self.videos.values() for found in files.values())
 
 
-def find(layout: str, listing: Tree, folder: Path, notes: list[str]) -> list[Found]:
+def find(layout: str, listing: Tree, folder: Path, cards: Cards, notes: list[str]) -> list[Found]:
     """Return what `listing`, the tree of `folder`, holds by a layout; adds to `notes` what is left.
 
     Raises DataError for a number that is there twice, and for rows that are none.
@@ -56,20 +58,74 @@ def find(layout: str, listing: Tree, folder: Path, notes: list[str]) -> list[Fou
             continue
         also_stills = any(other.stills and other.img == place.img for other in places)
         for one in _by_patterns(place, listing, folder, taken):
-            if place.stills or not also_stills or _is_of_videos(one, place, listing):
+            if place.stills or not also_stills or _is_of_videos(one, place, listing, cards):
                 taken |= set(_paths(one, place))
+                if place.frames_too:
+                    one = _without_frames(one, folder, cards, notes)
+                if place.flat and also_stills:
+                    _say_unread(place, listing, {"set": one.name}, notes)
                 found += _listed(one, place, folder, notes)
+        if place.flat and not also_stills:
+            _say_unread(place, listing, {}, notes)
     return found
 
 
-def _is_of_videos(one: Found, place: Place, listing: Tree) -> bool:
+def _is_of_videos(one: Found, place: Place, listing: Tree, cards: Cards) -> bool:
     """Return whether a flat folder holds frames: its card says so, else the names in it."""
-    if owners := _owners(one):
-        return cards()[owners[0][0]].kind == "video"
+    if owners := _owners(one, cards):
+        return owners[0][0].kind == "video"
     pictures = sum(1 for _ in tree.match(listing, _any(place.img), {"set": one.name}))
     frames = sum(len(files["img"]) for files in one.videos.values())
     several = all(len(files["img"]) > 1 for files in one.videos.values())
     return frames == pictures and (several or any("flow" in f for f in one.videos.values()))
+
+
+def _without_frames(one: Found, folder: Path, cards: Cards, notes: list[str]) -> Found:
+    """Return still pictures without the frames of videos among them; says how many these are.
+
+    Raises DataError where nothing else is there.
+    """
+    videos = {
+        plain(name): card.dataset(split)
+        for card in cards.values()
+        if card.kind == "video"
+        for split, held in card.splits.items()
+        for name in held.videos
+    }
+    (files,) = one.videos.values()
+    frames = [key for key in files["img"] if plain(_video_of(str(key))) in videos]
+    if not frames:
+        return one
+    first = f"{frames[0]} of {videos[plain(_video_of(str(frames[0])))]}"
+    if len(frames) == len(files["img"]):
+        raise DataError(
+            f"{folder}: {one.name} holds nothing but frames of videos (first: {first}). Name a "
+            "folder that holds the videos with their flow."
+        )
+    notes.append(
+        f"{one.name}: {len(frames)} pictures are left out: by their names they are frames of "
+        f"videos (first: {first})"
+    )
+    gone = set(frames)
+    kept = {kind: {k: p for k, p in of.items() if k not in gone} for kind, of in files.items()}
+    return replace(one, videos={"": kept})
+
+
+def _video_of(stem: str) -> str:
+    """Return the video that a file in a flat folder belongs to, empty for none."""
+    video, _, number = stem.rpartition("_")
+    return video if number.isdecimal() else ""
+
+
+def _say_unread(place: Place, listing: Tree, known: Mapping[str, str], notes: list[str]) -> None:
+    """Add a note where pictures of flat folders belong to no video."""
+    pictures = tree.match(listing, _any(place.img), known)
+    left = [path for values, path in pictures if not _video_of(values["frame"])]
+    if left:
+        notes.append(
+            f"{len(left)} pictures are left out: their names do not end in _NUMBER "
+            f"(first: {left[0]})"
+        )
 
 
 def _paths(one: Found, place: Place) -> Iterator[str]:
@@ -98,10 +154,8 @@ def _by_patterns(place: Place, listing: Tree, folder: Path, taken: set[str]) -> 
             stem = values.pop("frame")
             name = values.pop("set", alone)
             video = "_".join(values.values())
-            if place.flat:
-                video, _, number = stem.rpartition("_")
-                if not video or not number.isdecimal():
-                    continue
+            if place.flat and not (video := _video_of(stem)):
+                continue
             if posixpath.splitext(path)[0] in taken or (kind != "img" and name not in sets):
                 continue
             one = sets.setdefault(name, Found(name, place.stills, split))
@@ -181,23 +235,23 @@ def _by_rows(place: Place, listing: Tree, folder: Path) -> Iterator[Found]:
             yield Found(values["set"], bool(stills), split, videos or {"": stills})
 
 
-def data_sets(one: Found) -> list[Found]:
+def data_sets(one: Found, cards: Cards) -> list[Found]:
     """Return what `one` holds by data set of the catalogue, its videos under their official names.
 
     The folder's name and the videos on the cards tell which; what no card knows keeps its name.
     """
-    owners = _owners(one)
+    owners = _owners(one, cards)
     if one.split is not None and (sure := [o for o in owners if o[1] == one.split]):
         owners = sure
     shared: dict[str, Found] = {}
     for video, files in one.videos.items():
-        named = [(o, name) for o in owners if (name := _official(o, video)) is not None]
+        named = [(o, name) for o in owners if (name := _official(*o, video)) is not None]
         if len(owners) == 1:
-            owner, name = owners[0], named[0][1] if named else video
-            dataset = cards()[owner[0]].dataset(owner[1])
+            (card, split), name = owners[0], named[0][1] if named else video
+            dataset = card.dataset(split)
         elif len(named) == 1:
-            (owner, name) = named[0]
-            dataset = cards()[owner[0]].dataset(owner[1])
+            ((card, split), name) = named[0]
+            dataset = card.dataset(split)
         else:
             dataset, name = one.name, video
         held = shared.setdefault(dataset, replace(one, name=dataset, videos={}))
@@ -207,26 +261,23 @@ def data_sets(one: Found) -> list[Found]:
     return list(shared.values())
 
 
-def _owners(one: Found) -> list[tuple[str, str]]:
+def _owners(one: Found, cards: Cards) -> list[tuple[Card, str]]:
     """Return card and split of the data sets that a folder of this name may hold."""
     if one.name in ALIASES:
-        found = [card_of(dataset) for dataset in ALIASES[one.name]]
-    elif (owner := card_of(one.name)) is not None:
-        found = [owner]
+        named = [owner(dataset, cards) for dataset in ALIASES[one.name]]
     else:
-        found = [
-            (card, split)
-            for card in cards().values()
-            if one.name.lower() in {name.lower() for name in (card.name, *card.folders)}
-            for split in card.splits
-        ]
-    return [(owner[0].key, owner[1]) for owner in found if owner is not None]
+        named = [owner(one.name, cards)]
+    return [found for found in named if found is not None] or [
+        (card, split)
+        for card in cards.values()
+        if one.name.lower() in {name.lower() for name in (card.name, *card.folders)}
+        for split in card.splits
+    ]
 
 
-def _official(owner: tuple[str, str], video: str) -> str | None:
+def _official(card: Card, split: str, video: str) -> str | None:
     """Return the name that the card lists for `video`, None where it lists none of the kind."""
-    card = cards()[owner[0]]
-    listed = card.splits[owner[1]].videos
+    listed = card.splits[split].videos
     if (name := card.official(video)) in listed:
         return name
     # a writer of DPA's layout replaces underscores

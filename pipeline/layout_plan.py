@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vsodpipe import manifest, media
-from vsodpipe.card import card_of
+from vsodpipe.card import Card, owner
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.layout_table import LAYOUTS, Layout, Place
 from vsodpipe.manifest import Frame, Split, Video
@@ -44,23 +44,23 @@ class Plan:
     """By data set."""
 
 
-def make(layout: str, sources: Sequence[tuple[Split, Path]]) -> Plan:
-    """Return the plan to write data sets, each below its root, in a layout.
+def make(layout: str, sources: Sequence[tuple[Split, Path]], cards: Mapping[str, Card]) -> Plan:
+    """Return the plan to write data sets, each below its root, in a layout; `cards` name them.
 
     Raises UsageError for a data set that the layout has no place for, and DataError where files
     that it needs are missing or two would have one name.
     """
     plan = Plan()
     for split, root in sources:
-        place = _place(layout, split)
-        folder = _folder(place, split.dataset, LAYOUTS[layout])
+        place = _place(layout, split, cards)
+        folder = _folder(place, split.dataset, LAYOUTS[layout], cards)
         _Writer(LAYOUTS[layout], place, folder, split, root, plan).add_all()
     return plan
 
 
-def _place(layout: str, split: Split) -> Place:
+def _place(layout: str, split: Split, cards: Mapping[str, Card]) -> Place:
     """Return the first place that suits a data set. Raises UsageError where none does."""
-    stills, train = _is_stills(split), (split.split or "").startswith("train")
+    stills, train = _is_stills(split, cards), (split.split or "").startswith("train")
     frames = [frame for video in split.videos for frame in video.frames]
     for place in LAYOUTS[layout].places:
         fits = place.stills == stills and place.train in (None, train)
@@ -75,15 +75,15 @@ def _place(layout: str, split: Split) -> Place:
     )
 
 
-def _is_stills(split: Split) -> bool:
-    if owner := card_of(split.dataset):
-        return owner[0].kind == "image"
+def _is_stills(split: Split, cards: Mapping[str, Card]) -> bool:
+    if found := owner(split.dataset, cards):
+        return found[0].kind == "image"
     return all(len(v.frames) == 1 and v.frames[0].name == v.name for v in split.videos)
 
 
-def _folder(place: Place, dataset: str, layout: Layout) -> str:
-    owner = card_of(dataset)
-    name = dataset if owner is None or place.own_names else owner[0].name
+def _folder(place: Place, dataset: str, layout: Layout, cards: Mapping[str, Card]) -> str:
+    found = owner(dataset, cards)
+    name = dataset if found is None or place.own_names else found[0].name
     blanks = "".join(mark for mark in layout.video_marks if mark.isspace())
     return _without(place.folders.get(dataset, name), blanks)
 

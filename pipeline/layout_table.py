@@ -40,6 +40,8 @@ class Place:
     """Split -> the file that lists its videos."""
     again: tuple[str, str] | None = None
     """Where img and gt stand a second time, among the still pictures."""
+    frames_too: bool = False
+    """Frames of videos lie among the still pictures."""
     note: str | None = None
     """What to know about files written here."""
 
@@ -276,6 +278,7 @@ LAYOUTS: dict[str, Layout] = {
                 stills=True,
                 folders={"DUTS_train": "TrainSet_RGB"},
                 only=True,
+                frames_too=True,
             ),
             Place(
                 "TestSet/{set}/{video}/Frame/{frame}.jpg",

@@ -7,16 +7,18 @@ links to flow that was computed here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vsodpipe import catalogue, flow_record, layout_files, manifest, media, tree
+from vsodpipe import card, catalogue, flow_record, layout_files, locate, manifest, media, tree
 from vsodpipe.errors import DataError, UsageError, unknown
-from vsodpipe.layout_files import Files, Found, Key
+from vsodpipe.layout_files import Cards, Files, Found, Key
 from vsodpipe.layout_table import LAYOUTS
 from vsodpipe.manifest import Frame, Manifest, Split, Video
 from vsodpipe.progress import Reporter
@@ -38,7 +40,7 @@ def named(names: Sequence[str], root: Path, layout: str | None) -> Path | None:
         if len(names) != 1:
             raise UsageError(f"--layout {layout}: expected one folder, got {len(names)} names.")
         return Path(names[0])
-    if len(names) != 1 or not (folder := Path(names[0])).is_dir():
+    if len(names) != 1 or not names[0] or not (folder := Path(names[0])).is_dir():
         return None
     here = catalogue.present(root)
     known = {*here, *(manifest.group_and_split(name, root)[0] for name in here)}
@@ -46,13 +48,15 @@ def named(names: Sequence[str], root: Path, layout: str | None) -> Path | None:
     return None if inside or names[0].rstrip("/") in known else folder
 
 
-def manifest_of(folder: Path, layout: str | None, reporter: Reporter) -> Manifest:
+def manifest_of(
+    folder: Path, layout: str | None, reporter: Reporter, data: Path | None = None
+) -> Manifest:
     """Return the manifest of a folder in a published layout; its root is `folder`, absolute.
 
-    None for `layout` takes the one that explains most of the pictures. Every header is read: sizes
-    of frame, mask and flow must agree; still pictures that do not are left out, with their number.
-    Raises UsageError for an unknown layout and DataError for a folder that no layout explains, or
-    several equally well.
+    Data sets are named by the cards, those of the data root `data` too. None for `layout` takes the
+    one that explains most of the pictures. Every header is read: sizes of frame, mask and flow must
+    agree; still pictures that do not are left out, with their number. Raises UsageError for an
+    unknown layout and DataError for a folder that no layout explains, or several equally well.
     """
     if layout is not None:
         check(layout)
@@ -61,17 +65,23 @@ def manifest_of(folder: Path, layout: str | None, reporter: Reporter) -> Manifes
     root = Path(os.path.abspath(folder))
     listing = tree.of_folder(root)
     notes: list[str] = []
+    cards = card.cards(data)
     if layout is None:
-        layout, found = _recognised(listing, root, notes)
+        layout, found = _recognised(listing, root, cards, notes)
         reporter.say(f"{folder}: in the layout of {LAYOUTS[layout].title} (--layout {layout})")
     else:
-        found = layout_files.find(layout, listing, root, notes)
+        found = layout_files.find(layout, listing, root, cards, notes)
     if not found:
         raise DataError(f"{folder}: nothing in the layout {layout}: {LAYOUTS[layout].looks}.")
     layout_files.check_pairs(found, root)
+    named = [one for part in found for one in layout_files.data_sets(part, cards)]
+    published = {
+        "engine": {"engine": "unknown"},
+        "layout": layout,
+        "fingerprint": f"published-{layout}-{_digest(found, root)}",
+    }
     splits = [
-        _split(one, layout, root, reporter, notes)
-        for one in _distinct([one for part in found for one in layout_files.data_sets(part)])
+        _split(one, published, root, cards, reporter, notes) for one in _distinct(named, cards)
     ]
     for note in notes:
         reporter.say(f"note: {note}")
@@ -80,7 +90,22 @@ def manifest_of(folder: Path, layout: str | None, reporter: Reporter) -> Manifes
         return Manifest(name=name, root=root.as_posix(), datasets=tuple(splits))
 
 
-def _recognised(listing: tree.Tree, root: Path, notes: list[str]) -> tuple[str, list[Found]]:
+def _digest(found: Sequence[Found], root: Path) -> str:
+    """Return a hash of the names and sizes of all flow pictures of a folder.
+
+    It tells the flow of one repository's folder from that of another's, as nothing else does.
+    """
+    hashed = hashlib.sha256()
+    flows = (files.get("flow", {}).values() for one in found for files in one.videos.values())
+    for path in sorted(path for paths in flows for path in paths):
+        with suppress(OSError):  # what is not there is told with its name later
+            hashed.update(f"{path} {os.stat(root / path).st_size}\n".encode(errors="replace"))
+    return hashed.hexdigest()[:8]
+
+
+def _recognised(
+    listing: tree.Tree, root: Path, cards: Cards, notes: list[str]
+) -> tuple[str, list[Found]]:
     """Return the layout that explains most of the files, and what it finds; adds to `notes`.
 
     Raises DataError for no layout and for two.
@@ -90,7 +115,7 @@ def _recognised(listing: tree.Tree, root: Path, notes: list[str]) -> tuple[str, 
     for layout in LAYOUTS:
         said: list[str] = []
         try:
-            readings[layout] = layout_files.find(layout, listing, root, said), said
+            readings[layout] = layout_files.find(layout, listing, root, cards, said), said
         except DataError as error:  # it may be another layout's folder
             faults.append(error)
     explained = {key: sum(one.files() for one in found) for key, (found, _) in readings.items()}
@@ -99,10 +124,11 @@ def _recognised(listing: tree.Tree, root: Path, notes: list[str]) -> tuple[str, 
     if not most and faults:
         raise faults[0]
     if not most:
-        known = "; ".join(f"{key}: {layout.looks}" for key, layout in LAYOUTS.items())
+        fits = locate.fitting(listing, root.name, cards.values())
+        how = f"vsodpipe import {fits[0] if fits else '--own NAME'} {root}"
         raise DataError(
-            f"{root}: in none of the known layouts ({known}). Name the folder that holds the "
-            "data sets, or bring a folder of videos in with vsodpipe import."
+            f"{root}: in none of the layouts {', '.join(LAYOUTS)} (docs/layouts.md). Name the "
+            f"folder that holds the data sets, or bring it in: {how}"
         )
     if len(best) > 1:
         raise DataError(
@@ -113,12 +139,13 @@ def _recognised(listing: tree.Tree, root: Path, notes: list[str]) -> tuple[str, 
     return best[0], found
 
 
-def _distinct(found: Sequence[Found]) -> list[Found]:
+def _distinct(found: Sequence[Found], cards: Cards) -> list[Found]:
     """Return `found` with names that differ: TOY in train and in test are TOY_train, TOY_test."""
     names = [one.name for one in found]
     kept: dict[str, Found] = {}
     for one in found:
-        split = one.split if names.count(one.name) > 1 and not catalogue.card_of(one.name) else None
+        twice = names.count(one.name) > 1 and not card.owner(one.name, cards)
+        split = one.split if twice else None
         name = f"{one.name}_{split}" if split else one.name
         if name in kept:
             first = next(iter(one.videos.values()))["img"]
@@ -130,9 +157,16 @@ def _distinct(found: Sequence[Found]) -> list[Found]:
     return list(kept.values())
 
 
-def _split(one: Found, layout: str, root: Path, reporter: Reporter, notes: list[str]) -> Split:
+def _split(
+    one: Found,
+    published: dict[str, Any],
+    root: Path,
+    cards: Cards,
+    reporter: Reporter,
+    notes: list[str],
+) -> Split:
     videos = _pictures(one) if one.stills else one.videos
-    record = _record(one.name, layout, videos, root)
+    record = _record(one.name, published, videos, root)
     checked = []
     total = sum(len(files["img"]) for files in videos.values())
     with (
@@ -150,7 +184,7 @@ def _split(one: Found, layout: str, root: Path, reporter: Reporter, notes: list[
             counter.advance(len(videos[video]["img"]))
         if left:
             notes.append(f"{one.name}: {left} pictures whose mask has another size are left out")
-        owner = catalogue.card_of(one.name)
+        owner = card.owner(one.name, cards)
         end = one.name.rpartition("_")[2]
         split = owner[1] if owner else end if end in manifest.SPLITS else one.split
         return Split(dataset=one.name, split=split, flow=record, videos=tuple(checked))
@@ -192,9 +226,9 @@ def _order(files: Files) -> list[Key]:
 
 
 def _record(
-    dataset: str, layout: str, videos: dict[str, Files], root: Path
+    dataset: str, published: dict[str, Any], videos: dict[str, Files], root: Path
 ) -> dict[str, Any] | None:
-    """Return what is known of the flow of a data set: its own record, or that nothing is known.
+    """Return what is known of the flow of a data set: its own record, or `published`.
 
     Raises DataError where some videos or frames have flow and others have none.
     """
@@ -211,18 +245,12 @@ def _record(
             f"{root}: {dataset}/{bad}: {len(lacking[bad])} frames have no flow (first: "
             f"{videos[bad]['img'][lacking[bad][0]]}). Restore it, or move all flow away."
         )
-    published = {
-        "engine": {"engine": "unknown"},
-        "layout": layout,
-        "fingerprint": f"published-{layout}",
-        **({"tail": "none"} if tail else {}),  # N frames have N-1 flows
-    }
+    unknown_make = {**published, **({"tail": "none"} if tail else {})}  # N frames have N-1 flows
     # a link, as an export makes them, leads to where the flow was computed
     firsts = {
         v: next(iter(files["flow"].values())) for v, files in videos.items() if "flow" in files
     }
     records: dict[str, dict[str, Any] | None] = {
-        video: flow_record.read((root / path).resolve().parent) or published
-        for video, path in firsts.items()
+        video: flow_record.beside(root / path) or unknown_make for video, path in firsts.items()
     }
     return flow_record.common(dataset, records)

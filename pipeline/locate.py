@@ -156,7 +156,7 @@ def check(
     """
     others = [other for other in cards if other is not card]
     if not any(found.values()):
-        fits = [other.key for other in others if _is_it(other, source, name)]
+        fits = fitting(source, name, others)
         got = f"Unpack {card.download} from {card.home}" if card.download else f"See {card.home}"
         hint = f"It fits {_either(fits, place)}." if fits else f"{got} and name its folder."
         wanted = [e for s in card.splits.values() for e in s.lists] or [
@@ -196,6 +196,11 @@ def _roots(card: Card) -> list[str]:
 
 def _either(fits: list[str], place: str) -> str:
     return f"{' or '.join(fits)}: vsodpipe import {fits[0].split(' ')[0]} {place}"
+
+
+def fitting(source: Tree, name: str, cards: Iterable[Card]) -> list[str]:
+    """Return the keys of the `cards` whose download a folder called `name` may be."""
+    return [card.key for card in cards if _is_it(card, source, name)]
 
 
 def _is_it(card: Card, source: Tree, name: str) -> bool:

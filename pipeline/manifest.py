@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from vsodpipe import catalogue, flow_record, media
+from vsodpipe import card, catalogue, flow_record, media
+from vsodpipe.card import Card
 from vsodpipe.catalogue import Dataset
 from vsodpipe.errors import DataError, UsageError, unknown
 from vsodpipe.manifest_text import MAX_BYTES, inside, one_part, parse, plain, shown
@@ -186,7 +187,7 @@ def _root(root: str, file: Path | str) -> str:
             raise DataError(f"{file}: its root {shown(root)} is on your disk. Write it anew.")
         return root
     if not remote:
-        return str((Path(file).parent / root).resolve())
+        return os.path.realpath(Path(file).parent / root)
     # the first part may be a host or a bucket: no root leaves it
     host, _, path = place.partition("?")[0].rpartition("/")[0].partition("/")
     joined = posixpath.normpath(posixpath.join("/", path, root)).strip("/")
@@ -309,8 +310,13 @@ def _rows(split: Split, root: Path | str) -> Iterator[str]:
 
 def group_and_split(dataset: str, root: Path) -> tuple[str, str | None]:
     """Return (davis, train) for DAVIS_train: by its card, or by the end of its name."""
-    if owner := catalogue.card_of(dataset, root):
-        return owner[0].key, owner[1]
+    return group_in(catalogue.cards(root), dataset)
+
+
+def group_in(cards: Mapping[str, Card], dataset: str) -> tuple[str, str | None]:
+    """Return group and split of a data set by the known `cards`, or by the end of its name."""
+    if found := card.owner(dataset, cards):
+        return found[0].key, found[1]
     stem, _, end = dataset.rpartition("_")
     return (stem.lower(), end) if stem and end in SPLITS else (dataset.lower(), None)
 
@@ -325,7 +331,8 @@ def _order(root: Path) -> Callable[[str], tuple[int, str]]:
 
 def relative_root(root: Path, out: Path) -> str:
     """Return the data root as seen from the manifest's folder, so that both can move together."""
-    return Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
+    # not resolve(), which raises for links that go round
+    return Path(os.path.relpath(os.path.realpath(root), os.path.realpath(out))).as_posix()
 
 
 def split_of(dataset: Dataset, root: Path, reporter: Reporter) -> Split:

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vsodpipe import flow_record, manifest_faults, media
@@ -67,26 +67,35 @@ class Verdict:
     def summary(self) -> str:
         """Return it in one line."""
         checked = f"{sum(self.frames.values())} frames of {', '.join(self.frames)}"
-        how = "headers only, no search for the same pictures" if self.quick else "every file read"
+        how = "headers only, pictures compared by path" if self.quick else "every file read"
         found = [f"{count} {kind}" for kind, count in self.problems.items()]
         return f"{checked} ({how}): {', '.join(found) or 'no problem'}"
 
 
 def check(
-    sources: Sequence[Source], reporter: Reporter, *, quick: bool = False, threads: int = 0
+    sources: Sequence[Source],
+    reporter: Reporter,
+    *,
+    quick: bool = False,
+    threads: int = 0,
+    data: Path | None = None,
 ) -> Verdict:
-    """Return the verdict on the manifests in `sources`, with `threads` (0: as measured best)."""
+    """Return the verdict on the manifests in `sources`, with `threads` (0: as measured best).
+
+    Private cards are those of each manifest's root, else of the data root `data`.
+    """
     verdict, seen = Verdict(quick), _Seen()
     for source in sources:
         verdict.manifests.append(str(source.file))
         for split in source.manifest.datasets:
             held = verdict.frames.get(split.dataset, 0)
             verdict.frames[split.dataset] = held + split.frames
-            for fault in _names(source, split):
+            owner = _card(source, split, data)
+            for fault in _names(source, split, owner):
                 verdict.add(fault)
             seen.start(source, split)
             with reporter.task(f"check {split.dataset}", split.frames, "frame") as counter:
-                for unit, (faults, digests) in _files(source, split, quick, threads):
+                for unit, (faults, digests) in _files(source, split, owner, quick, threads):
                     found = seen.twice(unit, digests)
                     for fault in (*faults, *found):
                         verdict.add(fault)
@@ -94,12 +103,11 @@ def check(
     return verdict
 
 
-def _names(source: Source, split: Split) -> Iterator[Fault]:
+def _names(source: Source, split: Split, owner: Card | None) -> Iterator[Fault]:
     """Yield what the manifest alone, and the flow.json beside the flow, say is wrong."""
-    owner = _card(source, split)
     part = source.manifest.made_by is not None
     paths: set[str] = set()
-    folders: dict[str, str] = {}
+    folders: dict[str, tuple[str, str]] = {}
     for video in split.videos:
         yield from manifest_faults.of_video(split, video, owner, part)
         for frame in video.frames:
@@ -112,25 +120,25 @@ def _names(source: Source, split: Split) -> Iterator[Fault]:
                     yield Fault("duplicate", place, f"{path} is there before")
                 paths.add(plain)
             if frame.flow is not None:
-                folders.setdefault(str(PurePosixPath(frame.flow).parent), place)
+                folders.setdefault(posixpath.dirname(frame.flow), (place, frame.flow))
     if split.flow is not None:
-        for folder, place in folders.items():
-            yield from _flow(source.path(folder), place, split.flow)
+        for place, path in folders.values():
+            yield from _flow(source.path(path), place, split.flow)
 
 
-def _card(source: Source, split: Split) -> Card | None:
+def _card(source: Source, split: Split, data: Path | None) -> Card | None:
     root = None if "://" in source.root else Path(source.root)
-    found = card_of(split.dataset, root)
+    found = card_of(split.dataset, root) or card_of(split.dataset, data)
     return found[0] if found else None
 
 
-def _flow(folder: str, place: str, stated: dict[str, Any]) -> Iterator[Fault]:
-    file = f"{folder}/{flow_record.FILE}"
+def _flow(picture: str, place: str, stated: dict[str, Any]) -> Iterator[Fault]:
+    file = f"{posixpath.dirname(picture)}/{flow_record.FILE}"
     try:
-        if "://" in folder:
+        if "://" in picture:
             found = flow_record.check(media.read_json(file))
         else:
-            found = flow_record.read(Path(folder)) or {}
+            found = flow_record.beside(Path(picture)) or {}
     except (DataError, ValueError):
         found = {}
     if not found:
@@ -153,13 +161,12 @@ _Found = tuple[list[Fault], Sequence[str | int]]
 
 
 def _files(
-    source: Source, split: Split, quick: bool, threads: int
+    source: Source, split: Split, owner: Card | None, quick: bool, threads: int
 ) -> Iterator[tuple[_Unit, _Found]]:
     """Yield what is wrong with the files of every unit of `split`, and a key of each picture.
 
     The key is a hash of the file, or its path where files are not read. In order.
     """
-    owner = _card(source, split)
     soft = owner is not None and any(raw.mask == "soft" for raw in owner.layouts)
 
     def run(unit: _Unit) -> _Found:
@@ -190,6 +197,11 @@ def _files(
         pool.shutdown(cancel_futures=True)
 
 
+def _role(split: str) -> str:
+    """Return train or test, or nothing for what may hold both, as MSRA-B's `all`."""
+    return "train" if split.startswith("train") else "" if split in ("", "all") else "test"
+
+
 class _Seen:
     """The pictures seen so far, by role (train, test): finds the ones that are there twice."""
 
@@ -201,7 +213,7 @@ class _Seen:
     def start(self, source: Source, split: Split) -> None:
         """Take what comes next as pictures of `split`."""
         self._splits.append((source, split))
-        self._role = "" if split.split is None else "train" if split.split == "train" else "test"
+        self._role = _role(split.split or "")
 
     def twice(self, unit: _Unit, keys: Sequence[str | int]) -> Iterator[Fault]:
         """Yield a fault for each picture of `unit` that was seen before in a place it may not."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vsodpipe import catalogue, flow_record, media
+from vsodpipe import card, catalogue, flow_record, media
+from vsodpipe.card import Card
 from vsodpipe.errors import DataError
-from vsodpipe.manifest import Frame, Manifest, Source, Split, Video, group_and_split, valid
+from vsodpipe.manifest import Frame, Manifest, Source, Split, Video, group_in, valid
 from vsodpipe.manifest_text import MAX_BYTES, shown
 
 Row = tuple[str, ...]
@@ -36,32 +37,36 @@ class Rows:
     rows: tuple[Row, ...]
 
 
-def read(file: Path, root: Path | None = None) -> Source:
+def read(file: Path, root: Path | None = None, data: Path | None = None) -> Source:
     """Return the manifest that the rows of one txt make up, as `manifest_of` does."""
-    made = manifest_of([file], root)
+    made = manifest_of([file], root, data)
     return Source(manifest=made, file=file, root=made.root)
 
 
-def manifest_of(files: Sequence[Path], root: Path | None = None) -> Manifest:
+def manifest_of(
+    files: Sequence[Path], root: Path | None = None, data: Path | None = None
+) -> Manifest:
     """Return one manifest of the data sets in `files`, a txt each; its root is absolute.
 
     Relative paths start from `root`, else from the folder of the txt or the working folder,
-    whichever holds the first frame. A data set is called as its file; videos are called as in our
+    whichever holds the first frame. A data set is called as its file, and known by the cards, those
+    of the data root `data` too; videos are called as in our
     layouts, else by the third part of the path from its end, as in IANet. Frames are in natural
     order. The first frame of every video is opened for its size. Raises DataError for rows that are
     none, and for files that are not there.
     """
-    read = [_rows(file, root) for file in files]
+    cards = card.cards(data)
+    read = [_rows(file, root, cards) for file in files]
     every = (path for one in read for row in one.rows for path in row if path)
     base = os.path.commonpath({os.path.dirname(path) for path in every})
-    splits = [_split(one, base, file) for one, file in zip(read, files, strict=True)]
-    names = {group_and_split(one.dataset, Path(base))[0] for one in read}
+    splits = [_split(one, base, file, cards) for one, file in zip(read, files, strict=True)]
+    names = {group_in(cards, one.dataset)[0] for one in read}
     with valid(", ".join(map(str, files)), "Rename the files."):
         name = names.pop() if len(names) == 1 else "_".join(sorted(names))
         return Manifest(name=name, root=base, datasets=tuple(splits))
 
 
-def _rows(file: Path, root: Path | None) -> Rows:
+def _rows(file: Path, root: Path | None, cards: Mapping[str, Card]) -> Rows:
     text = media.read_bytes(file, limit=MAX_BYTES).decode("utf-8-sig", "surrogateescape")
     start: str | None = None
     rows = []
@@ -83,7 +88,7 @@ def _rows(file: Path, root: Path | None) -> Rows:
         rows.append(tuple(_full(start, path) for path in paths))
     if not rows:
         raise DataError(f"{file}: no row in it. Write it with vsodpipe manifest.")
-    return Rows(_dataset(file), tuple(rows))
+    return Rows(_dataset(file, cards), tuple(rows))
 
 
 def _full(start: str, path: str) -> str:
@@ -103,15 +108,15 @@ def _start(first: str, file: Path, root: Path | None) -> str:
     )
 
 
-def _dataset(file: Path) -> str:
+def _dataset(file: Path, cards: Mapping[str, Card]) -> str:
     """Return the name of the data set: that of a card in its own letters, else the file's."""
     stem = file.name.removesuffix(".txt")
-    every = (one.dataset(split) for one in catalogue.cards().values() for split in one.splits)
+    every = (one.dataset(split) for one in cards.values() for split in one.splits)
     return next((name for name in every if name.lower() == stem.lower()), stem)
 
 
-def _split(one: Rows, base: str, file: Path) -> Split:
-    owner = catalogue.card_of(one.dataset)
+def _split(one: Rows, base: str, file: Path, cards: Mapping[str, Card]) -> Split:
+    owner = card.owner(one.dataset, cards)
     stills = owner is not None and owner[0].kind == "image"
     videos: dict[str, list[Row]] = {}
     for row in one.rows:
@@ -120,7 +125,7 @@ def _split(one: Rows, base: str, file: Path) -> Split:
     with valid(str(file), "Mend its rows."):
         made = tuple(_made(name, rows, base) for name, rows in videos.items())
         record = _record(one, made)
-        split = group_and_split(one.dataset, Path(base))[1]
+        split = group_in(cards, one.dataset)[1]
         return Split(dataset=one.dataset, split=split, flow=record, videos=made)
 
 
@@ -164,12 +169,12 @@ _KEYS = ("img", "gt", "flow")
 def _record(one: Rows, videos: Sequence[Video]) -> dict[str, Any] | None:
     """Return what is known of the flow: the flow.json beside it, or that nothing is known."""
     flows = (row[2] for row in one.rows if len(row) > 2 and row[2])
-    folders = dict.fromkeys(os.path.dirname(path) for path in flows)
-    if not folders:
+    held = {os.path.dirname(path): path for path in flows}
+    if not held:
         return None
     # N frames have N-1 flows where nobody made one for the last
     lacking = [[frame.flow is None for frame in video.frames] for video in videos]
     last = all(found == [False] * (len(found) - 1) + [True] for found in lacking)
     unknown = {**UNKNOWN, **({"tail": "none"} if last else {})}
-    records = {folder: flow_record.read(Path(folder)) or unknown for folder in folders}
+    records = {folder: flow_record.beside(Path(first)) or unknown for folder, first in held.items()}
     return flow_record.common(one.dataset, records)

@@ -28,6 +28,10 @@ from vsodpipe.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 )
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+"""The files of a folder that are taken for videos; one that is named itself may be any."""
 MAX_PIXELS = 2**28
 """Larger pictures are refused before they are decoded (a 16k x 16k frame)."""
 
@@ -289,7 +293,7 @@ def _opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image
                 _check_pixels(path, picture.height, picture.width)
                 yield picture
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file.") from error
+        raise DataError(f"{path}: no such file. Restore it, or check the path.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if getattr(error, "strerror", None):
             raise _unreadable(path, error) from error

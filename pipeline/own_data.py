@@ -24,10 +24,6 @@ from vsodpipe.listing import entries, is_folder, numbered, pictures
 from vsodpipe.plan import Item
 from vsodpipe.progress import Counter, Reporter
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
-)
-"""The files of a folder that are taken for videos; one that is named itself may be any."""
 FRAMES = ("rgb", "imgs", "img", "images", "frame", "frames", "jpegimages")
 MASKS = ("gt", "mask", "masks", "annotations", "ground-truth", "ground_truth", "groundtruth")
 """What folders of frames and of masks are called, in small letters."""
@@ -184,14 +180,15 @@ def _frames_in(folder: Path) -> Path | None:
 def _collection(folder: Path) -> Iterator[Clip]:
     """Yield the video files of a folder and its folders of frames."""
     inside = sorted(entries(folder), key=lambda path: media.natural_key(path.name))
-    files = [p for p in inside if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-    folders = [p for p in inside if pictures(p) and not _is_made(p)]
+    files = [p for p in inside if p.suffix.lower() in media.VIDEO_SUFFIXES and p.is_file()]
+    found = {p: p if pictures(p) else _frames_in(p) for p in inside if not _is_made(p)}
+    folders = {p: frames for p, frames in found.items() if frames}
     if not files and not folders:
         raise DataError(
             f"{folder}: no videos found. Expected frames, video files or folders of frames in it."
         )
     yield from (_file(path) for path in files)
-    yield from (Clip(path.name, path, numbered(path), {}) for path in folders)
+    yield from (Clip(path.name, frames, numbered(frames), {}) for path, frames in folders.items())
 
 
 def _number(path: Path) -> int:

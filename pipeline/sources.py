@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vsodpipe import catalogue, flow_record, media
+from vsodpipe import catalogue, flow_record, listing, media
 from vsodpipe.catalogue import Dataset, Video
 from vsodpipe.errors import UsageError, unknown
 
@@ -16,7 +16,8 @@ from vsodpipe.errors import UsageError, unknown
 def find(names: Sequence[str], root: Path) -> Dataset:
     """Return what the `names` stand for, in their order, each video once.
 
-    A name is that of a data set in the data root, or a path, or a glob of paths (a glob of the data
+    A name is that of a data set in the data root, or a path (a folder of video files stands for all
+    of them), or a glob of paths (a glob of the data
     root where nothing else matches). One name that is no glob is `catalogue.find`. Videos of one
     name get more of their path, so that every name stands for one video. Raises UsageError for a
     glob that matches nothing, and what `catalogue.find` raises.
@@ -43,7 +44,9 @@ def only(dataset: Dataset, names: Sequence[str]) -> Dataset:
 def _found(name: str, root: Path) -> list[Dataset]:
     literal = Path(name).exists() or (root / name).exists()
     if literal or not glob.has_magic(name):
-        return [catalogue.find(name, root)]
+        here = not Path(name).is_absolute() and (root / name).exists()
+        files = [] if here else list(map(str, _video_files(Path(name))))
+        return [catalogue.find(file, root) for file in files or [name]]
     matches = glob.glob(name, recursive=True) or glob.glob(str(root / name), recursive=True)
     # what an earlier run wrote beside the videos is no source of another
     sources = [path for path in matches if not (Path(path) / flow_record.FILE).is_file()]
@@ -52,6 +55,15 @@ def _found(name: str, root: Path) -> list[Dataset]:
     # absolute, as a bare name would be looked for in the data root first
     paths = (Path(path).absolute() for path in sorted(sources, key=media.natural_key))
     return [catalogue.find(str(path), root) for path in paths]
+
+
+def _video_files(folder: Path) -> list[Path]:
+    """Return the video files of a folder without frames, in natural order; their paths absolute."""
+    if not listing.is_folder(folder) or listing.pictures(folder) or catalogue.layout_of(folder):
+        return []
+    files = (path.absolute() for path in listing.entries(folder) if path.is_file())
+    videos = (path for path in files if path.suffix.lower() in media.VIDEO_SUFFIXES)
+    return sorted(videos, key=lambda path: media.natural_key(path.name))
 
 
 def _pairs(datasets: Sequence[Dataset]) -> list[tuple[Dataset, Video]]:

@@ -11,12 +11,13 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vsodpipe import flow_record
-from vsodpipe.errors import UsageError, few, unknown
+from vsodpipe import flow_record, media
+from vsodpipe.errors import DataError, UsageError, few, unknown
 from vsodpipe.manifest import Frame, Manifest, Split, Video, group_and_split, read
 
 
@@ -225,6 +226,15 @@ def check_free(name: str, out: Path) -> None:
             f"--name {name}: {file} holds whole data sets, which a choice would replace. "
             "Choose another name."
         )
+
+
+def remove_lost(manifest: Manifest, out: Path) -> None:
+    """Remove the txt files of a part or mixture in `out` that its successor does not write."""
+    held = {split.dataset for split in manifest.datasets}
+    with suppress(DataError):  # no manifest yet, or none that could be read before
+        for name in read(out / f"{manifest.name}.json").names():
+            if name not in held:
+                media.remove(out / f"{manifest.name}.{name.lower()}.txt")
 
 
 def check_name(manifest: Manifest, root: Path) -> None:

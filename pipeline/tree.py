@@ -6,6 +6,7 @@ so is what macOS adds to its archives.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,12 +38,22 @@ def _listed(folder: Path, depth: int, above: frozenset[str]) -> Tree:
             for entry in entries:
                 if _ignored(entry.name):
                     continue
-                is_folder = entry.is_dir()
-                below = _listed(Path(entry.path), depth + 1, above | {real}) if is_folder else None
+                below = None
+                if _is_folder(entry):
+                    below = _listed(Path(entry.path), depth + 1, above | {real})
                 found[entry.name] = below
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}. Check the path.") from error
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself is as good as one to nothing
+            return False
+        raise DataError(f"{entry.path}: cannot be read: {error.strerror}. Check it.") from error
 
 
 def of_names(names: Iterable[str]) -> Tree:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsodpipe import catalogue, flow_record, media
+from vsodpipe import catalogue, flow_record, media, tree
 from vsodpipe.errors import DataError, UsageError
 
 PICTURE = media.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
@@ -165,6 +165,21 @@ def test_still_pictures_are_told_by_their_card(tmp_path: Path) -> None:
     touch(tmp_path, "LFSD_test/RGB/b.png")
     with pytest.raises(DataError, match="two pictures differ in their endings"):
         catalogue.find("LFSD_test", tmp_path)
+
+
+def test_a_path_is_no_name_of_a_data_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="^clips/surf: no such file or folder. Check the path. In"):
+        catalogue.find("clips/surf", tmp_path)
+    with pytest.raises(UsageError, match="'': expected the name"):
+        catalogue.find("", tmp_path)
+
+
+def test_a_link_to_itself_hides_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.jpg").touch()
+    (tmp_path / "a/round").symlink_to("round")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    assert tree.of_folder(tmp_path) == {"a": {"1.jpg": None, "round": None, "up": {}}}
 
 
 def test_missing_data_sets_are_explained(tmp_path: Path) -> None:

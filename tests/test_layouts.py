@@ -222,7 +222,7 @@ def test_dpa_by_hand(tmp_path: Path, quiet: Reporter) -> None:
     assert train.flow == {
         "engine": {"engine": "unknown"},
         "layout": "dpa",
-        "fingerprint": "published-dpa",
+        "fingerprint": "published-dpa-" + train.flow["fingerprint"][-8:],
     }
     assert made.datasets[1].flow is None
 
@@ -347,6 +347,71 @@ def test_smcf_by_hand_with_one_flow_fewer(tmp_path: Path, quiet: Reporter) -> No
         layouts.manifest_of(folder, "smcf", quiet)
 
 
+def test_smcf_says_what_it_leaves_out(
+    tmp_path: Path, quiet: Reporter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    for stem in ("bear_00000", "bear_00001", "frame", "bear-7"):
+        published(folder, f"TrainSet_Flow/Imgs/{stem}.jpg TrainSet_Flow/ground-truth/{stem}.png")
+    made = layouts.manifest_of(folder, "smcf", Reporter())
+    assert places(made) == {
+        "DAVIS_train": {
+            "bear": [f"TrainSet_Flow/Imgs/bear_0000{n}.jpg" for n in (0, 1)],
+        }
+    }
+    said = "2 pictures are left out: their names do not end in _NUMBER"
+    assert said in (err := capsys.readouterr().err) and "Imgs/bear-7.jpg" in err
+    published(folder, "TrainSet_Video/Imgs/x.jpg TrainSet_Video/ground-truth/x.png")
+    layouts.manifest_of(folder, "smcf", Reporter())
+    assert "1 pictures are left out: their names" in capsys.readouterr().err, "of all that is there"
+    # stage 1 alone: DUTS and frames in one folder
+    for stem in ("bear_00000", "pond_00001", "sun_a", "ILSVRC2012_test_00000004"):
+        published(tmp_path / "one", f"TrainSet_RGB/Imgs/{stem}.jpg TrainSet_RGB/GTs/{stem}.png")
+    made = layouts.manifest_of(tmp_path / "one", "smcf", Reporter())
+    assert list(places(made)) == ["DUTS_train"]
+    assert set(places(made)["DUTS_train"]) == {
+        *("pond_00001", "sun_a", "ILSVRC2012_test_00000004")
+    }, "no card knows a video called pond"
+    err = capsys.readouterr().err
+    assert "1 pictures are left out: by their names they are frames of videos" in err
+    assert "bear_00000 of DAVIS_train" in err and "_NUMBER" not in err
+    bare = published(tmp_path / "bare", "TrainSet_RGB/Imgs/bear_1.jpg TrainSet_RGB/GTs/bear_1.png")
+    with pytest.raises(DataError, match="TrainSet_RGB holds nothing but frames of videos"):
+        layouts.manifest_of(bare, "smcf", quiet)
+
+
+def test_flow_of_two_folders_is_of_two_kinds(tmp_path: Path, quiet: Reporter) -> None:
+    kinds = []
+    for folder, name in (("a", "bear"), ("b", "bear"), ("c", "boat")):
+        files = f"DAVIS_train/RGB/{name}_0.jpg DAVIS_train/GT/{name}_0.png "
+        flow = f"DAVIS_train/FLOW/{name}_0.jpg "
+        test = "S_test/v/RGB/v_1.jpg S_test/v/GT/v_1.png S_test/v/FLOW/v_1.jpg"
+        made = layouts.manifest_of(published(tmp_path / folder, files + flow + test), "dpa", quiet)
+        first, second = (split.flow for split in made.datasets)
+        assert first is not None and first == second, "train and test of one folder"
+        kinds.append(first["fingerprint"])
+    assert kinds[0] == kinds[1] != kinds[2]
+
+
+def test_private_cards_name_data_sets(tmp_path: Path, quiet: Reporter) -> None:
+    text = (
+        'name = "Lab"\ntitle = "t"\nhome = "h"\nkind = "image"\n[[layouts]]\n'
+        'img = "i/{frame}.*"\n[splits.easy]\n'
+    )
+    root = tmp_path / "datasets"
+    media.write_bytes(root / "cards/lab.toml", text.encode())
+    files = "Lab/images/x_1.png Lab/segmentations/x_1.png Lab/images/x_2.png"
+    folder = published(tmp_path / "a2s", f"{files} Lab/segmentations/x_2.png")
+    assert list(places(layouts.manifest_of(folder, "a2s", quiet))) == ["Lab"]
+    made = layouts.manifest_of(folder, "a2s", quiet, root)
+    assert list(places(made)) == ["Lab_easy"] and made.datasets[0].split == "easy"
+    for n, kind in enumerate(("RGB", "GT")):
+        for stem in ("x_1", "x_2"):
+            (mask if n else picture)(root / "Lab_easy" / kind / f"{stem}.png", 9)
+    done = layout_export.run(["lab"], "a2s", tmp_path / "out", root, quiet)
+    assert done.sets["Lab_easy"].folder == "Lab"
+
+
 def test_the_real_sample_of_the_davsod_layout(quiet: Reporter) -> None:
     if not SAMPLE.is_dir():
         pytest.skip(f"no sample in {SAMPLE}")
@@ -466,7 +531,9 @@ def test_what_no_layout_can_hold(awkward: Path, tmp_path: Path, quiet: Reporter)
 
 def test_folders_of_no_and_of_two_layouts(tmp_path: Path, quiet: Reporter) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="in none of the known layouts .*dpa: NAME"):
+    with pytest.raises(
+        DataError, match="in none of the layouts dpa, .* vsodpipe import --own NAME"
+    ):
         layouts.manifest_of(tmp_path / "empty", None, quiet)
     with pytest.raises(DataError, match="nothing in the layout tmo"):
         layouts.manifest_of(tmp_path / "empty", "tmo", quiet)

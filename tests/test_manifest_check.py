@@ -211,6 +211,37 @@ def test_a_picture_of_train_in_test(source: Source) -> None:
     assert checked(apart[0]).ok and checked(apart[1]).ok
 
 
+def test_splits_that_overlap_on_purpose_do_not_leak(source: Source) -> None:
+    # RGBD-TR has train and train2985, MSRA-B has all, train and test
+    train = source.manifest.datasets[0]
+    for end, kinds in (("train2985", {}), ("all", {}), ("val", {"leak": train.frames})):
+        other = train.model_copy(update={"dataset": f"TINY_{end}", "split": end})
+        made = source.manifest.model_copy(update={"datasets": (train, other)})
+        assert checked(replace(source, manifest=made)).problems == kinds, end
+
+
+def test_the_record_of_flow_behind_links(source: Source, tmp_path: Path) -> None:
+    split = source.manifest.datasets[0]
+    flows = [frame.flow for frame in split.videos[0].frames if frame.flow]
+    for path in flows:
+        link = tmp_path / "export/FLOW" / Path(path).name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source.path(path))
+    assert flow_record.beside(tmp_path / "export/FLOW" / Path(flows[0]).name) == flow_record.read(
+        Path(source.path(flows[0])).parent
+    )
+    folder = Path(source.path(flows[0])).parent
+    moved = folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    for path in flows:
+        (folder / Path(path).name).symlink_to(moved / Path(path).name)
+    assert not checked(source).warnings, "the record lies where the links lead"
+    first = folder / Path(flows[0]).name
+    first.unlink()
+    first.symlink_to(first.name)
+    assert set(checked(source).problems) == {"missing"}, "a link that goes round is no crash"
+
+
 def test_the_same_path_in_train_and_test_without_reading(source: Source) -> None:
     train, test = source.manifest.datasets
     wrong = test.model_copy(update={"videos": (*test.videos, train.videos[0])})

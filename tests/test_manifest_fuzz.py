@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vsodpipe import manifest, manifest_text, manifest_txt, media
+from vsodpipe import manifest, manifest_check, manifest_text, manifest_txt, media
 from vsodpipe.errors import VsodpipeError
 from vsodpipe.manifest import Frame, Manifest, Split, Video
-from vsodpipe.progress import printable
+from vsodpipe.progress import Reporter, printable
 
 GOOD: dict[str, Any] = {
     "version": 1,
@@ -153,7 +153,7 @@ def test_names_that_are_long_or_of_control_characters(tmp_path: Path, key: str, 
 
 @pytest.mark.parametrize("unit", [b"[],", b"{},", b'{"a":1},', b"1,", b'"ab",', b'{"name":"1"},'])
 def test_much_garbage_takes_little_time_and_memory(tmp_path: Path, unit: bytes) -> None:
-    size = 1_500_000
+    size = 1_100_000  # above it, what only looks like a manifest is refused by its signs
     for start in (b"[", b'{"version": 1, "name": "x", "root": ".", "datasets": ['):
         end = b"]" if start == b"[" else b"]}"
         data = start + unit * (size // len(unit)) + unit[:-1] + end
@@ -189,6 +189,14 @@ def test_links_are_followed_but_the_text_of_a_path_stays_inside(tmp_path: Path) 
     assert Path(source.path("root/a.png")).read_bytes() == b"x"
     with pytest.raises(VsodpipeError, match="Too many levels of symbolic links"):
         manifest.read(tmp_path / "loop.json")
+    os.symlink("round", tmp_path / "round")
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "root": "round"}))
+    verdict = manifest_check.check([manifest.read(file)], Reporter(quiet=True))
+    assert verdict.problems["missing"] == 1
+    with pytest.raises(VsodpipeError, match="cannot be written"):
+        manifest.write(made, tmp_path / "round", tmp_path)
+    assert manifest.relative_root(tmp_path, tmp_path / "round") == ".."
 
 
 def test_the_terminal_gets_no_escapes(

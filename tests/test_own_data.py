@@ -123,6 +123,18 @@ def test_known_layouts_globs_and_several_sources(tmp_path: Path) -> None:
     assert list(held(tmp_path / "data")) == ["four", "one", "three", "two"]
 
 
+def test_a_folder_of_videos_with_frames_inside(tmp_path: Path) -> None:
+    for n, name in enumerate(("one", "two [2] ä")):
+        clip = synth.make_clip(n, 2, size=SIZE)
+        for t in range(2):
+            file = tmp_path / "lab" / name / f"frames/{t}.jpg"
+            media.write_bytes(file, media.encode_jpeg(clip.img[t]))
+        write_masks(tmp_path / "lab" / name / "masks", clip, [0, 1])
+    done = own(tmp_path / "data", tmp_path / "lab")
+    assert (done.videos, done.notes) == (2, ("4 of 4 frames have a mask",))
+    assert list(held(tmp_path / "data")) == ["one", "two [2] ä"]
+
+
 def test_flow_beside_the_videos_is_no_video(tmp_path: Path) -> None:
     write_file(tmp_path / "in/a.avi", 1, 2)
     media.write_bytes(tmp_path / "in/a.avi_FLOW/flow.json", b"{}")

@@ -301,9 +301,12 @@ def test_the_command(vsodpipe: Run, data_root: Path, tmp_path: Path) -> None:
     code, out, _ = vsodpipe("datasets", "--json")
     assert code == 0
     assert json.loads(out)["datasets"]["TINY_test"]["frames"] == 5
-    for key in card.cards():
-        code, out, _ = vsodpipe("datasets", key)
-        assert code == 0 and f"vsodpipe import {key}" in out and "missing" in out
+    code, out, _ = vsodpipe("datasets", "FBMS_test")
+    assert code == 0 and "vsodpipe import fbms" in out and "FBMS_test: missing" in out
+    for key, one in card.cards().items():
+        out = inventory.describe(one, data_root)
+        assert f"vsodpipe import {key}" in out and "missing" in out
+        assert one.citation and f"cite        {one.citation}" in out
     code, out, _ = vsodpipe("datasets", "FBMS_test", "--json")
     assert json.loads(out)["card"]["terms"] == "research only, no commercial use"
     code, out, err = vsodpipe("datasets", "fmbs")

@@ -31,6 +31,14 @@ def test_a_glob_of_video_files_in_natural_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_of_video_files(tmp_path: Path) -> None:
+    clips(tmp_path, "c d [x]/v10.mp4", "c d [x]/v9.avi", "c d [x]/notes.txt")
+    videos = found([f"{tmp_path}/c d [x]"], tmp_path)
+    assert videos == [("v9", "v9.avi_FLOW"), ("v10", "v10.mp4_FLOW")]
+    clips(tmp_path, "e/1.jpg", "e/v.mp4")
+    assert found([f"{tmp_path}/e"], tmp_path) == [("e", "e_FLOW")], "frames come first"
+
+
 def test_equal_names_get_more_of_their_path(tmp_path: Path) -> None:
     clips(tmp_path, "a/clip.mp4", "b/clip.mp4", "b/other.mp4")
     videos = found([f"{tmp_path}/*/*.mp4", f"{tmp_path}/a/clip.mp4"], tmp_path)

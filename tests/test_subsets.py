@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import write_video
-from vsodpipe import manifest, subsets
+from vsodpipe import manifest, media, subsets, synth
 from vsodpipe.errors import UsageError
 from vsodpipe.manifest import Frame, Manifest, Source, Split, Video
 from vsodpipe.subsets import Choice, Part
@@ -203,6 +204,28 @@ def test_the_command(vsodpipe: Run, source: Source, tmp_path: Path) -> None:
     }
     code, _, err = vsodpipe("manifest", "--name", "part", "--split", "test")
     assert code == 0 and "part.json no longer holds TINY_train" in err
+    left = {f.name for f in (tmp_path / "manifests").glob("part*")}
+    assert left == {"part.json", "part.tiny_test.txt"}, "no txt of what it no longer holds"
+
+
+def test_a_txt_and_a_published_folder_are_joined(
+    vsodpipe: Run, source: Source, tmp_path: Path
+) -> None:
+    made = synth.make_clip(1, 2, size=(32, 48))
+    for t in range(2):
+        video = tmp_path / "published/S/v"
+        media.write_bytes(video / f"Imgs/{t}.jpg", media.encode_jpeg(made.img[t]))
+        gt = media.encode_png(made.gt[t].astype(np.uint8) * 255)
+        media.write_bytes(video / f"ground-truth/{t}.png", gt)
+    call = ("manifest", "manifests/tiny_train.txt", "published", "--name", "mix")
+    code, _, err = vsodpipe(*call)
+    assert code == 0, err
+    mix = manifest.read(tmp_path / "manifests/mix.json")
+    assert mix.names() == ["tiny_train", "S"]
+    frames = [f for s in mix.manifest.datasets for v in s.videos for f in v.frames]
+    assert all(Path(mix.path(frame.img)).is_file() for frame in frames) and len(frames) > 3
+    refused(vsodpipe("manifest", "tiny", "--name", "x", "--root", "."), "--root: only for txt")
+    refused(vsodpipe(*call, "--layout", "davsod"), "--layout: not with --name")
 
 
 def test_what_the_command_refuses(vsodpipe: Run, source: Source, tmp_path: Path) -> None:
