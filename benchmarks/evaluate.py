@@ -7,8 +7,9 @@
 MASKS is a folder of videos with masks (DAVIS: Annotations/480p). Soft predictions are made from
 them. Equal scores (1e-6) are checked first; the variants then take turns in random order, one
 thread each, arrays in memory. Ratios are to the other package: more than 1 is faster. With --set a
-data set of that many frames, the same ones over and over, is scored from files by one process and
-by two.
+DAVIS_test of that many frames, the same ones over and over, is evaluated from files, T included, as
+`vsodpipe eval` does, by one process and by two; on a shared machine look at the seconds of
+processors.
 """
 
 import argparse
@@ -21,19 +22,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from vsodpipe import media, metrics
+from vsodpipe import card, evaluate, manifest, maps, media, metrics
+from vsodpipe.progress import Reporter
 
 try:
-    import py_sod_metrics
-    from vos_benchmark.evaluator import Evaluator
+    if __name__ == "__main__":  # not in the processes that score, which import this file as well
+        import py_sod_metrics
+        from vos_benchmark.evaluator import Evaluator
 except ImportError as error:
     sys.exit(f"{error}: install what `--help` of this file names at its top (see the docstring)")
 
@@ -141,33 +143,53 @@ def timed(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def score_files(files: list[tuple[Path, Path]]) -> int:
-    cv2.setNumThreads(1)
-    for prediction, gt in files:
-        metrics.frame_scores(media.read_map(prediction), media.read_mask(gt))
-    return len(files)
-
-
 def whole_set(frames: list[Frame], count: int) -> None:
-    """Print what all scores of `count` frames cost, files read, with one process and two."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for number, (prediction, gt) in enumerate(frames):
-            pair = Path(folder, f"{number}_map.png"), Path(folder, f"{number}_gt.png")
-            media.write_bytes(pair[0], media.encode_png(prediction))
-            media.write_bytes(pair[1], media.encode_png(gt.view(np.uint8) * 255))
-            files.append(pair)
-        chosen = (files * (count // len(files) + 1))[:count]
-        parts = [chosen[start : start + 43] for start in range(0, count, 43)]  # as videos
-        seconds = {}
-        for processes in (1, 2):
-            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-                list(pool.map(score_files, [files] * processes))  # started and warm
-                start = time.perf_counter()
-                assert sum(pool.map(score_files, parts)) == count
-                seconds[processes] = time.perf_counter() - start
-            print(f"{count} frames, every score, {processes} at once: {seconds[processes]:.1f} s")
-    print(f"two processes                            x {seconds[1] / seconds[2]:.2f}")
+    """Print what `vsodpipe eval` costs for `count` frames of DAVIS_test, by one process and two."""
+    with tempfile.TemporaryDirectory() as place:
+        folders = made_set(Path(place), frames, count)
+        cost = {}
+        for processes in (2, 1):
+            options = evaluate.Options(workers=processes)
+            before, start = os.times(), time.perf_counter()
+            evaluate.evaluate(folders, options, Reporter(quiet=True))
+            cost[processes] = time.perf_counter() - start
+            for child in active_children():
+                child.join()  # before that its time is not known
+            after = os.times()
+            cpu = sum(after[:4]) - sum(before[:4])  # user and system, of the processes as well
+            print(
+                f"{count} frames, every score and T, {processes} at once: {cost[processes]:.1f} s, "
+                f"{cpu:.1f} s of processors, load {os.getloadavg()[0]:.1f}"
+            )
+        print(f"two processes                            x {cost[1] / cost[2]:.2f}")
+
+
+def made_set(root: Path, frames: list[Frame], count: int) -> list[maps.Folder]:
+    """Return maps of `count` frames of DAVIS_test, its videos made of `frames` over and over."""
+    for number, (prediction, gt) in enumerate(frames):
+        media.write_bytes(root / f"{number}_map.png", media.encode_png(prediction))
+        media.write_bytes(root / f"{number}_gt.png", media.encode_png(gt.view(np.uint8) * 255))
+    videos, left = [], count
+    for name, length in dict(card.cards()["davis"].splits["test"].videos).items():
+        made = []
+        for t in range(min(length, left)):
+            # a video keeps to its few frames, as T compares successive ones
+            number = (len(videos) * 2 + t % 2) % len(frames)
+            gt, file = f"gt/{name}/{t:05d}.png", root / "maps" / "DAVIS" / name / f"{t:05d}.png"
+            for link, target in ((root / gt, "gt"), (file, "map")):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(root / f"{number}_{target}.png")
+            made.append(manifest.Frame(name=f"{t:05d}", img=gt, gt=gt))
+        left -= len(made)
+        if made:
+            size = frames[0][1].shape
+            videos.append(manifest.Video(name=name, size=size, frames=tuple(made)))
+    split = manifest.Split(dataset="DAVIS_test", videos=tuple(videos))
+    text = manifest.Manifest(name="set", root=".", datasets=(split,)).model_dump_json(
+        exclude_none=True
+    )
+    media.write_bytes(root / "set.json", text.encode())
+    return maps.find([root / "maps"], [manifest.read(root / "set.json")])
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from vsodpipe import tables
@@ -67,9 +68,9 @@ def terminal(comparison: Mapping[str, Any]) -> list[Table]:
     made = []
     for dataset, pairs in comparison.items():
         for pair in pairs:
+            first, other = (escape(tables.printable(pair[key])) for key in ("first", "other"))
             table = Table(
-                title=f"{dataset}: {pair['first']} against {pair['other']}, per video",
-                title_justify="left",
+                title=f"{dataset}: {first} against {other}, per video", title_justify="left"
             )
             headings = ("metric", "first", "other", "difference", "better", "worse", "p")
             for heading in headings:

@@ -37,18 +37,26 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     figure = Figure(figsize=(9, 4.2 * len(found)), layout="constrained")
     rows = figure.subplots(len(found), 2, squeeze=False)
     for (dataset, methods), (left, right) in zip(found.items(), rows, strict=True):
-        for method, scored in methods.items():
+        for name, scored in methods.items():
+            method = _plain(name)
             curves, best = scored["curves"], max(scored["curves"]["f_curve"])
             left.plot(curves["recall"], curves["precision"], label=method)
             right.plot(range(256), curves["f_curve"], label=f"{method} (max {best:.3f})")
-        _label(left, f"{dataset}: precision and recall", "recall", "precision", (0, 1))
-        _label(right, f"{dataset}: F-measure", "threshold", "F", (0, 255))
+        title = _plain(dataset)
+        _label(left, f"{title}: precision and recall", "recall", "precision", (0, 1))
+        _label(right, f"{title}: F-measure", "threshold", "F", (0, 255))
     data = io.BytesIO()
     kind = file.suffix.lower()[1:]
     # without the time, so that equal results are equal files
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     figure.savefig(data, format=kind, dpi=200, metadata=stamp)
     media.write_bytes(file, data.getvalue())
+
+
+def _plain(name: str) -> str:
+    """Return a name that matplotlib draws as it is: no formulas, and none that it keeps hidden."""
+    text = tables.printable(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _label(axes: Axes, title: str, x: str, y: str, limits: tuple[float, float]) -> None:

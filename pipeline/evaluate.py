@@ -87,7 +87,8 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
     """Return the scores of all `folders` of maps.
 
     Every annotated frame that counts must have a map, of its mask's size unless they are resized.
-    Raises DataError naming what is missing, and for maps that are the ground truth itself.
+    Raises DataError naming what is missing, and for maps that are the ground truth itself, before
+    anything is scored.
     """
     todo: list[Task] = []
     for folder in folders:
@@ -98,7 +99,7 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
         for task, scored in scoring.run(todo, options.workers):
             for part in scored:
                 found[task.key].setdefault(part.video, Part(part.video)).add(part)
-            counter.advance(0 if task.stability else len(task.items))
+            counter.advance(len(task.items))
     result: dict[str, Any] = {
         "manifests": list(dict.fromkeys(str(folder.source.file) for folder in folders)),
         "methods": {},
@@ -106,7 +107,7 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
     for folder in folders:
         dataset = folder.split.dataset
         parts = found[folder.method, dataset]
-        _refuse_ground_truth(folder, parts, reporter)
+        _warn_of_maps(folder, parts, reporter)
         of_method = result["methods"].setdefault(
             folder.method, {"maps": str(folder.root), "datasets": {}}
         )
@@ -153,13 +154,13 @@ def _tasks(folder: Folder, protocol: Protocol, reporter: Reporter) -> list[Task]
         for video, frames in chosen.items()
     }
     key = folder.method, split.dataset
-    # a video's T beside its frames, so that the bar does not stand still at the end
-    groups = list(items.values()) if protocol.stability else [sum(items.values(), [])]
+    every = [item for group in items.values() for item in group]
+    _refuse_ground_truth(folder, rules, every)
+    if not protocol.stability:  # tasks may run on from video to video: many have few frames
+        return list(scoring.tasks(key, rules, every))
     todo: list[Task] = []
-    for group in groups:
-        todo += scoring.tasks(key, rules, group)
-        if protocol.stability and group[0].video not in protocol.unstable:
-            todo += scoring.stability_tasks(key, rules, group)
+    for video, group in items.items():
+        todo += scoring.tasks(key, rules, group, video not in protocol.unstable)
     return todo
 
 
@@ -175,18 +176,29 @@ def _counted(folder: Folder, video: Video, frames: Frames) -> list[tuple[str, st
     return counted
 
 
-def _refuse_ground_truth(folder: Folder, parts: Mapping[str, Part], reporter: Reporter) -> None:
-    """Raise DataError where every map is its mask, warn where that holds for whole videos."""
-    perfect = [video for video, part in parts.items() if 0 < part.full == part.perfect]
-    if perfect and all(part.full == part.perfect for part in parts.values()):
+def _refuse_ground_truth(folder: Folder, rules: Rules, items: Sequence[Item]) -> None:
+    """Raise DataError where every map is its mask: the first that is not ends the look."""
+    judged = (found for item in items if (found := scoring.is_copy(item, rules)) is not None)
+    if next(judged, False) and all(judged):
         raise DataError(
             f"{folder.path}: every map equals its mask: this is the ground truth of "
             f"{folder.split.dataset}, no prediction. Name the folder of the maps."
         )
+
+
+def _warn_of_maps(folder: Folder, parts: Mapping[str, Part], reporter: Reporter) -> None:
+    """Warn of maps that can hardly be meant: masks themselves, or levels that no eye would see."""
+    perfect = [video for video, part in parts.items() if 0 < part.full == part.perfect]
     if perfect:
         reporter.warn(
             f"{folder.path}: all maps of {len(perfect)} videos equal their masks "
             f"({maps.listed(perfect)}). Are they copies of the ground truth?"
+        )
+    ones = [video for video, part in parts.items() if 0 < part.scored == part.ones]
+    if ones:
+        reporter.warn(
+            f"{folder.path}: the maps of {len(ones)} videos hold 0 and 1 alone "
+            f"({maps.listed(ones)}), which J and F take for black. Write foreground as 255."
         )
 
 

@@ -245,12 +245,21 @@ def _pictures(folder: Path) -> list[str]:
     """Return the pictures below `folder` as relative paths, in order."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = os.path.realpath(place)
+        # a link to a folder that holds it would be walked for ever
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not f"{here}/".startswith(f"{os.path.realpath(os.path.join(place, name))}/")
+        )
         below = Path(place).relative_to(folder)
         found += [
             (below / name).as_posix()
             for name in sorted(files)
-            if Path(name).suffix.lower() in media.IMAGE_SUFFIXES and not name.startswith(".")
+            if Path(name).suffix.lower() in media.IMAGE_SUFFIXES
+            and not name.startswith(".")
+            and os.path.isfile(os.path.join(place, name))  # no pipe, no link to nothing
         ]
     return found
 

@@ -178,6 +178,30 @@ def decode_map(path: str | Path, data: bytes) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array[..., 0] if array.ndim == 3 else array)
 
 
+def read_prediction(path: str | Path) -> NDArray[np.uint8]:
+    """Return a published map as uint8 (H, W): grey levels; 255 for every object of a palette.
+
+    Raises DataError for a picture in colours, such as an overlay: its first channel means nothing.
+    """
+    data = read_bytes(path)
+    with _opened(path, io.BytesIO(data)) as picture:
+        if picture.mode not in ("P", "RGB", "RGBA"):
+            return decode_map(path, data)
+        colours = np.array(picture.convert("RGB"))
+        if not _coloured(colours):
+            return np.ascontiguousarray(colours[..., 0])
+        if picture.mode == "P":  # the ids of objects, as DAVIS-2017 stores masks
+            return np.where(np.array(picture) > 0, np.uint8(255), np.uint8(0))
+    raise DataError(f"{path}: a picture in colours, expected a map of grey levels.")
+
+
+def _coloured(image: NDArray[np.uint8]) -> bool:
+    """Return whether the channels of (H, W, 3) differ by more than a codec makes of grey."""
+    first = np.ascontiguousarray(image[..., 0])
+    others = (np.ascontiguousarray(image[..., channel]) for channel in (1, 2))
+    return any(int(cv2.absdiff(first, other).max()) > 16 for other in others)
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) from the header alone, without decoding the picture."""
     is_url = isinstance(path, str) and "://" in path

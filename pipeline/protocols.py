@@ -87,6 +87,12 @@ class Protocol:
     unstable: tuple[str, ...] = ()
     """Videos that T leaves out."""
 
+    def defines(self, metric: Metric) -> bool:
+        """Return whether results have this number: T and those of A2S-v2 are not everywhere."""
+        if metric.key.startswith("a2s_"):
+            return self.flavour == "a2s"
+        return self.stability or metric.key != "t"
+
     def facts(self) -> dict[str, Any]:
         """Return what a result says of its protocol."""
         return asdict(self)

@@ -53,12 +53,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Frames of one method and data set (`key`); for stability, successive ones of a video."""
+    """Frames of one method and data set (`key`)."""
 
     key: tuple[str, str]
     rules: Rules
     items: tuple[Item, ...]
     stability: bool = False
+    """Whether to judge the temporal stability of the maps, which are then of one video."""
+    after: Item | None = None
+    """The frame that follows, whose map is only looked at for stability."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,8 @@ class Part:
     perfect: int = 0
     """Those of them whose map is the mask itself."""
     resized: int = 0
+    ones: int = 0
+    """Frames whose map has no level above 1."""
 
     def add(self, other: Part) -> None:
         """Take in the scores of the frames that follow."""
@@ -94,6 +99,7 @@ class Part:
         self.full += other.full
         self.perfect += other.perfect
         self.resized += other.resized
+        self.ones += other.ones
 
 
 def cores() -> int:
@@ -101,16 +107,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tasks(key: tuple[str, str], rules: Rules, items: Sequence[Item]) -> Iterator[Task]:
-    """Yield the tasks that score `items`."""
+def tasks(
+    key: tuple[str, str], rules: Rules, items: Sequence[Item], stability: bool = False
+) -> Iterator[Task]:
+    """Yield the tasks that score `items`; for stability, those of one video."""
     for start in range(0, len(items), CHUNK):
-        yield Task(key, rules, tuple(items[start : start + CHUNK]))
-
-
-def stability_tasks(key: tuple[str, str], rules: Rules, items: Sequence[Item]) -> Iterator[Task]:
-    """Yield the tasks that judge the temporal stability of one video's `items`."""
-    for start in range(0, len(items) - 1, CHUNK):
-        yield Task(key, rules, tuple(items[start : start + CHUNK + 1]), stability=True)
+        end = start + CHUNK
+        chunk, following = items[start:end], items[end : end + 1]
+        after = following[0] if stability and following else None
+        yield Task(key, rules, tuple(chunk), stability, after)
 
 
 def run(todo: Sequence[Task], workers: int) -> Iterator[tuple[Task, list[Part]]]:
@@ -145,23 +150,43 @@ def _start() -> None:
 
 def score(task: Task) -> list[Part]:
     """Return the parts of a task. Raises DataError, naming the file, for what cannot be scored."""
-    if task.stability:
-        shapes = (metrics.binarise(_read(task.rules, item)[0]) for item in task.items)
-        return [Part(task.items[0].video, t=temporal_stability(shapes))]
     parts: list[Part] = []
-    for item in task.items:
-        if not parts or parts[-1].video != item.video:
-            parts.append(Part(item.video))
-        _add(parts[-1], item, task.rules)
+    maps = _scored(task, parts)
+    if task.stability:
+        stable = temporal_stability(map(metrics.binarise, maps))
+        parts[0].t = stable
+    else:
+        for _ in maps:
+            pass
     return parts
 
 
-def _add(part: Part, item: Item, rules: Rules) -> None:
+def is_copy(item: Item, rules: Rules) -> bool | None:
+    """Return whether a map is its mask; None for a mask without foreground, which says nothing."""
+    prediction, gt, _ = _read(rules, item)
+    if not gt.any():
+        return None
+    found = metrics.frame_scores(prediction, gt, frozenset({"mae", "j"}))
+    return found.mae == 0 or found.j == 1
+
+
+def _scored(task: Task, parts: list[Part]) -> Iterator[NDArray[np.uint8]]:
+    """Yield each map of a task after its scores are in `parts`: one is in memory."""
+    for item in task.items:
+        if not parts or parts[-1].video != item.video:
+            parts.append(Part(item.video))
+        yield _add(parts[-1], item, task.rules)
+    if task.after:
+        yield _read(task.rules, task.after)[0]
+
+
+def _add(part: Part, item: Item, rules: Rules) -> NDArray[np.uint8]:
+    """Add the scores of a frame to `part`; return its map."""
     prediction, gt, changed = _read(rules, item)
     empty = not gt.any()
     part.empty += empty
     if empty and rules.skip_empty:
-        return
+        return prediction
     found = metrics.frame_scores(prediction, gt)
     for name in VALUES:
         part.values[name].append(getattr(found, name))
@@ -173,8 +198,10 @@ def _add(part: Part, item: Item, rules: Rules) -> None:
         part.a2s.append(replace(a2s, f_weighted=_steady(a2s.f_weighted)))
     part.scored += 1
     part.resized += changed
+    part.ones += int(prediction.max()) == 1
     part.full += not empty
     part.perfect += not empty and (found.mae == 0 or found.j == 1)
+    return prediction
 
 
 def _steady(weighted_f: float) -> float:
@@ -188,7 +215,7 @@ def _steady(weighted_f: float) -> float:
 
 def _read(rules: Rules, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.bool_], bool]:
     """Return the map at the size of its mask, the mask, and whether the map had another size."""
-    prediction, gt = media.read_map(item.map), media.read_mask(item.gt)
+    prediction, gt = media.read_prediction(item.map), media.read_mask(item.gt)
     if prediction.shape == gt.shape:
         return prediction, gt, False
     if not rules.resize:
@@ -205,4 +232,4 @@ def _read(rules: Rules, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.bool_
 
 def total_frames(todo: Iterable[Task]) -> int:
     """Return how many frames the tasks score."""
-    return sum(len(task.items) for task in todo if not task.stability)
+    return sum(len(task.items) for task in todo)

@@ -26,8 +26,10 @@ _SCALE = 5.0
 
 Points = NDArray[np.float64]
 """(n, 2) x and y along a closed contour."""
-Descriptors = NDArray[np.float64]
+Descriptors = NDArray[np.float32]
 """(n, bins) shape context of each point, rows sum up to 1."""
+Costs = NDArray[np.float32]
+"""(n, m) of matching a point of one contour to one of another."""
 Pairs = NDArray[np.int64]
 """(k, 2) indices of matched points, in order along both contours."""
 
@@ -85,56 +87,64 @@ def _upsampled(corners: Points) -> Points:
 def _shape_contexts(points: Points) -> Descriptors:
     """Return where the other points lie as seen from each: counts by log distance and angle."""
     n = len(points)
-    x, y = (points[None] - points[:, None]).transpose(2, 0, 1)
-    distance = np.hypot(x, y)
-    distance *= n * (n - 1) / distance.sum()
-    ring = np.searchsorted(_RADII, distance.ravel(), side="right").reshape(n, n)
-    sector = np.floor(np.arctan2(y, x) % (2 * np.pi) * (_ANGLES / (2 * np.pi))).astype(np.int64)
-    bins = len(_RADII) * _ANGLES
-    place = np.arange(n)[:, None] * bins + ring * _ANGLES + sector % _ANGLES
-    counted = ring < len(_RADII)  # what is farther away does not count, and no point sees itself
-    np.fill_diagonal(counted, False)
-    histogram = np.bincount(place[counted], minlength=n * bins).reshape(n, bins)
-    return histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)
+    x, y = (points[None] - points[:, None]).transpose(2, 0, 1).astype(np.float32)
+    squared = x * x + y * y
+    mean = float(np.sqrt(squared).sum(dtype=np.float64)) / (n * (n - 1))
+    place = np.zeros((n, n), np.int64)
+    for edge in np.square(_RADII * mean):
+        place += squared >= edge
+    place *= _ANGLES
+    turns = np.arctan2(y, x) * np.float32(_ANGLES / (2 * np.pi)) + np.float32(_ANGLES)
+    place += turns.astype(np.int64) % _ANGLES
+    rings = len(_RADII) + 1
+    place += np.arange(n)[:, None] * (rings * _ANGLES)
+    histogram = np.bincount(place.ravel(), minlength=n * rings * _ANGLES).reshape(n, rings, -1)
+    histogram[:, 0, 0] -= 1  # no point sees itself, at distance and angle 0
+    near = histogram[:, :-1].reshape(n, -1)  # what is farther away does not count
+    return (near / np.maximum(near.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
-def _chi_square(first: Descriptors, second: Descriptors) -> NDArray[np.float64]:
+def _chi_square(first: Descriptors, second: Descriptors) -> Costs:
     """Return half the chi-square distance, 0..1, of every point to every other (n, m)."""
     # (a - b)^2 / (a + b) = a + b - 4 a b / (a + b): bins that are empty in either add nothing
-    shared = np.zeros((len(first), len(second)))
-    for a, b in zip(first.T, second.T, strict=True):
+    shared = np.zeros((len(first), len(second)), np.float32)
+    for a, b in zip(first.T, np.ascontiguousarray(second.T), strict=True):
         rows = np.flatnonzero(a)
-        one, other = a[rows, None], b[None]
-        share = one * other
-        share /= one + other
+        one = a[rows, None]
+        share = one + b
+        np.divide(one * b, share, out=share)
         shared[rows] += share
     mass = (first.sum(axis=1)[:, None] + second.sum(axis=1)) / 2
     return np.maximum(mass - 2.0 * shared, 0.0)
 
 
-def _path(costs: NDArray[np.float64]) -> Pairs:
+def _path(costs: Costs) -> Pairs:
     """Return the cheapest path from (0, 0) to (n-1, m-1) by steps down, right and diagonal."""
     n, m = costs.shape
-    total = np.full((n + 1, m + 1), np.inf)
-    total[0, 0] = 0.0
-    flat, width = total.ravel(), m + 1
-    for diagonal in range(n + m - 1):  # its cells depend only on the two diagonals before
-        rows = np.arange(max(0, diagonal - m + 1), min(n, diagonal + 1))
-        columns = diagonal - rows
-        cell = (rows + 1) * width + columns + 1
-        before = np.minimum(flat[cell - width], flat[cell - 1])
-        flat[cell] = costs[rows, columns] + np.minimum(before, flat[cell - width - 1])
-    i, j = n, m
-    pairs = [(i, j)]
-    while (i, j) != (1, 1):
-        _, i, j = min(
-            (total[i - 1, j - 1], i - 1, j - 1),
-            (total[i - 1, j], i - 1, j),
-            (total[i, j - 1], i, j - 1),
-            key=lambda step: step[0],  # the diagonal of equally cheap ones
-        )
-        pairs.append((i, j))
-    return np.array(pairs[::-1]) - 1
+    last = n + m - 2
+    # Anti-diagonals as rows, so that each is one step of arrays: row d, place i holds (i, d - i).
+    # Rows of n + m places, read as rows of one less, slant.
+    wide = np.full((n, n + m), np.inf)
+    wide[:, :m] = costs
+    slanted = np.ascontiguousarray(wide.ravel()[: n * (last + 1)].reshape(n, -1).T)
+    # the cost of the way to (i, d - i) at row d + 2, place i + 1: what lies outside is no way
+    total = np.full((last + 3, n + 1), np.inf)
+    total[0, 0] = 0.0  # the way in, diagonal
+    for d, own in enumerate(slanted):
+        straight = np.minimum(total[d + 1, 1:], total[d + 1, :-1])
+        np.add(np.minimum(straight, total[d, :-1], out=straight), own, out=total[d + 2, 1:])
+    d, i = last, n - 1
+    pairs = [(i, d - i)]
+    while d:
+        diagonal, up, left = total[d, i], total[d + 1, i], total[d + 1, i + 1]
+        if diagonal <= up and diagonal <= left:  # the diagonal of equally cheap ones
+            d, i = d - 2, i - 1
+        elif up <= left:
+            d, i = d - 1, i - 1
+        else:
+            d -= 1
+        pairs.append((i, d - i))
+    return np.array(pairs[::-1])
 
 
 def _alone(indices: NDArray[np.int64]) -> NDArray[np.bool_]:

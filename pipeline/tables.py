@@ -15,6 +15,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from vsodpipe import progress
 from vsodpipe.protocols import METRICS, Metric
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
@@ -77,7 +78,7 @@ def table(
             made.add_section()
         texts = ((metric.key, number(row.get(metric.key))) for metric in shown)
         cells = (f"[bold]{t}[/]" if t == leaders.get(k) else t for k, t in texts)
-        made.add_row(escape(name), *cells)
+        made.add_row(escape(printable(name)), *cells)
     return made
 
 
@@ -115,7 +116,7 @@ def as_markdown(result: Row, chosen: Sequence[Metric] = ()) -> str:
         for method, row in rows.items():
             texts = ((metric.key, number(row.get(metric.key))) for metric in shown)
             cells = [f"**{t}**" if t == best[key] else t for key, t in texts]
-            lines.append("| " + " | ".join([method.replace("|", "\\|"), *cells]) + " |")
+            lines.append("| " + " | ".join([printable(method).replace("|", "\\|"), *cells]) + " |")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -143,6 +144,11 @@ def as_latex(result: Row, chosen: Sequence[Metric] = ()) -> str:
     return "\n".join(blocks)
 
 
+def printable(name: str) -> str:
+    """Return the name of a folder on one line, without what a terminal would obey."""
+    return " ".join(progress.printable(name).split())
+
+
 def number(value: float | None) -> str:
     """Return a score as tables show it; a dash for none."""
     return "-" if value is None else f"{value:.{DIGITS}f}"
@@ -163,13 +169,13 @@ def _side_by_side(metric: Metric, methods: Scored) -> Table:
     made = Table(title=f"{metric.heading} per video", title_justify="left")
     made.add_column("video")
     for method in methods:
-        made.add_column(escape(method), justify="right")
+        made.add_column(escape(printable(method)), justify="right")
     videos = dict.fromkeys(video for scored in methods.values() for video in scored["videos"])
     for video in videos:
         row = {m: {metric.key: _of(scored, video, metric.key)} for m, scored in methods.items()}
         best = _ranked(row, metric)[0]
         texts = [number(values[metric.key]) for values in row.values()]
-        made.add_row(video, *(f"[bold]{t}[/]" if t == best else t for t in texts))
+        made.add_row(escape(video), *(f"[bold]{t}[/]" if t == best else t for t in texts))
     return made
 
 
@@ -177,7 +183,7 @@ def _by_attribute(dataset: str, methods: Scored, shown: Sequence[Metric]) -> lis
     """Return a table a method: the means over the videos that have an attribute."""
     return [
         table(
-            f"{dataset} by attribute, {method}",
+            f"{dataset} by attribute, {printable(method)}",
             {f"{name} ({row['videos']})": row for name, row in scored["attributes"].items()},
             shown,
             "attribute (videos)",
@@ -215,4 +221,5 @@ def _arrow(metric: Metric) -> str:
 
 def _escaped(text: str) -> str:
     names = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(names.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    plain = printable(text)
+    return "".join(names.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in plain)

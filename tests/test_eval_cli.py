@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from map_sets import Columns, columns, make_source, write, write_maps
-from vsodpipe import compare, curves, evaluate, maps, media, scoring, tables
+from vsodpipe import compare, curves, evaluate, maps, media, metrics, scoring, tables
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.evaluate import Options
 from vsodpipe.manifest import Source
@@ -112,6 +112,39 @@ def test_copies_of_the_ground_truth(vsodpipe: Run, made: Source, tmp_path: Path)
     assert vsodpipe(*call)[0] == 2
 
 
+def test_the_ground_truth_is_refused_before_other_methods_are_scored(
+    vsodpipe: Run, made: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_maps(tmp_path / "all" / "truth" / "DAVIS", {v: [5] * 5 for v in GOOD})
+    monkeypatch.setattr(scoring, "run", lambda *_: pytest.fail("scored"))
+    code, _, err = vsodpipe("eval", "all", "--manifest", made.file)
+    assert code == 2 and "all/truth/DAVIS: every map equals its mask" in err
+
+
+def test_maps_of_zeros_and_ones_are_told(vsodpipe: Run, made: Source, tmp_path: Path) -> None:
+    write(tmp_path / "all/bad/DAVIS/camel/00001.png", columns(3, fore=1))
+    call = ("eval", "all/bad", "--manifest", made.file, "-q", "--json")
+    assert "hold 0 and 1" not in vsodpipe(*call)[2], "one map may be nearly black"
+    for t in range(5):
+        write(tmp_path / f"all/bad/DAVIS/camel/{t:05d}.png", columns(3, fore=1))
+    code, out, err = vsodpipe(*call)
+    videos = json.loads(out)["methods"]["bad"]["datasets"]["DAVIS_test"]["videos"]
+    assert code == 0 and videos["camel"]["j_mean"] == 0 < videos["camel"]["s_measure"]
+    assert "the maps of 1 videos hold 0 and 1 alone (camel)" in err
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_methods_stay_text(vsodpipe: Run, made: Source, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    name = "_[red]$x_{$\x1b[31m\n|"
+    (tmp_path / "all" / "bad").rename(tmp_path / "all" / name)
+    call = ("eval", "all", "--manifest", made.file, "-q", "--metric", "J")
+    code, out, err = vsodpipe(*call, "--compare", "--curves", "a.svg")
+    assert code == 0 and "\x1b[31m" not in out and "[red]$x_{$" in out, err
+    (line,) = (x for x in vsodpipe(*call, "--format", "markdown")[1].splitlines() if "red" in x)
+    assert line == r"| _[red]$x_{$\x1b[31m \| | 0.500 |"
+
+
 def test_wrong_options_say_so(vsodpipe: Run, made: Source) -> None:
     call = ("eval", "all", "--manifest", made.file)
     for option, words in (
@@ -119,6 +152,8 @@ def test_wrong_options_say_so(vsodpipe: Run, made: Source) -> None:
         (("--frames", "some"), "unknown value of --frames"),
         (("--format", "html"), "unknown value of --format"),
         (("--metric", "maxf"), "Did you mean max_f?"),
+        (("--metric", "E"), "--metric a2s_e: not defined by the protocol davis16."),
+        (("--metric", "T", "--protocol", "davsod"), "not defined by the protocol davsod."),
         (("--format", "csv", "--json"), "name one of the two"),
         (("--curves", "c.gif"), "ends in .png"),
         (("--attributes", "none.yml"), "none.yml: cannot be read"),
@@ -207,6 +242,10 @@ def test_workers_do_not_change_a_number(
     write_maps(tmp_path / "m" / "DAVIS", many)
     found = maps.find([tmp_path / "m"], [source])
     one = evaluate.evaluate(found, Options(workers=1), quiet)
+    shapes = [metrics.binarise(columns(count or 0)) for count in many["camel"][1:-1]]
+    t = np.nanmean(metrics.temporal_stability(shapes))
+    videos = one["methods"]["m"]["datasets"]["DAVIS_test"]["videos"]
+    assert videos["camel"]["t"] == pytest.approx(t), "pairs across the ends of tasks as well"
     two = evaluate.evaluate(found, Options(workers=2), quiet)
     assert json.dumps(one) == json.dumps(two)
     (tmp_path / "m" / "DAVIS" / "camel" / "00003.png").write_bytes(b"no picture")

@@ -1,11 +1,12 @@
 """Maps in the layouts that people publish, found and matched by name."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from map_sets import columns, make_source, write
+from map_sets import columns, make_source, write, write_maps
 from vsodpipe import maps
 from vsodpipe.errors import DataError
 
@@ -171,3 +172,14 @@ def test_davsod_is_easy35(tmp_path: Path) -> None:
         write(tmp_path / split / name / "select_0606" / "00000.png", columns(1))
         (found,) = maps.find([tmp_path / split], [source])
         assert found.split.dataset == f"DAVSOD_{split}"
+
+
+def test_links_in_circles_pipes_and_links_to_nothing(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "data", {"DAVIS_test": {"camel": [4, 4, 4]}})
+    folder = tmp_path / "m" / "DAVIS"
+    write_maps(folder, {"camel": [4]})
+    (folder / "again").symlink_to(folder)
+    os.mkfifo(folder / "camel" / "00001.png")
+    (folder / "camel" / "00002.png").symlink_to("nowhere.png")
+    matched = maps.match(folder, source.manifest.datasets[0])
+    assert list(matched.files) == [("camel", "00000")] and matched.extra == ()

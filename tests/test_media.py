@@ -107,6 +107,27 @@ def test_map_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(media.read_map(tmp_path / "m.png"), GRID[..., 1])
 
 
+def test_published_maps(tmp_path: Path) -> None:
+    grey = GRID[..., 1]
+    for channels in (1, 3, 4):
+        cv2.imwrite(str(tmp_path / "m.png"), np.dstack([grey] * channels))
+        np.testing.assert_array_equal(media.read_prediction(tmp_path / "m.png"), grey)
+    cv2.imwrite(str(tmp_path / "grey.jpg"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+    assert media.read_prediction(tmp_path / "grey.jpg").shape == grey.shape
+    objects = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    objects.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    objects.save(tmp_path / "ids.png")
+    np.testing.assert_array_equal(media.read_prediction(tmp_path / "ids.png"), [[0, 255, 255]])
+    objects.putpalette([0, 0, 0, 90, 90, 90, 200, 200, 200])
+    objects.save(tmp_path / "levels.png")
+    np.testing.assert_array_equal(media.read_prediction(tmp_path / "levels.png"), [[0, 90, 200]])
+    overlay = np.zeros((4, 5, 3), np.uint8)
+    overlay[..., 2] = 200
+    cv2.imwrite(str(tmp_path / "overlay.png"), overlay)
+    with pytest.raises(DataError, match=r"overlay.png: a picture in colours"):
+        media.read_prediction(tmp_path / "overlay.png")
+
+
 def test_huge_pictures_are_refused_before_decoding(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "PNG")

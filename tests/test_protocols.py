@@ -102,8 +102,8 @@ def test_ytobj_averages_over_classes_and_tmo_over_shots(tmp_path: Path) -> None:
     found = scored(tmp_path, SHOTS, "ytobj", "YouTube-Objects_test")
     assert found["classes"]["cat"]["j_mean"] == pytest.approx((0.2 + 0.4) / 2)
     assert found["total"]["j_mean"] == pytest.approx((0.3 + 0.8) / 2)
-    other = scored(tmp_path, SHOTS, None, "YouTube-Objects_test")
-    assert other["protocol"]["name"] == "tmo", "the card's"
+    assert scored(tmp_path, SHOTS, None, "YouTube-Objects_test") == found, "the card's"
+    other = scored(tmp_path, SHOTS, "tmo", "YouTube-Objects_test")
     assert other["total"]["j_mean"] == pytest.approx((0.2 + 0.4 + 0.8) / 3)
     assert other["class_mean"]["j_mean"] == pytest.approx(0.55)
 
@@ -148,6 +148,7 @@ def test_every_card_names_a_protocol_that_is_there() -> None:
             assert protocols.of(described.dataset(split)).name in PROTOCOLS
     assert protocols.of("DAVIS_test").name == "davis16"
     assert protocols.of("DAVSOD_easy35").name == "davsod"
+    assert protocols.of("FBMS_test").name == "fbms"
     assert protocols.of("MINE_test").name == protocols.WITHOUT_CARD
     for protocol in PROTOCOLS.values():
         assert set(protocol.headline) <= METRICS.keys()
