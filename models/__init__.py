@@ -15,10 +15,15 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
     loss        loss(logits, sample, weights={}) -> the number to minimise: what forward returned in
                 training mode, the batch (`gt` in 0..1, `valid` where frames may lack an
                 annotation) and the factors of single heads, by name, where the recipe has others
+    objective   only where a step is more than forward and loss: objective(network, sample, stage,
+                epoch) -> the number to minimise; random numbers come from torch's generator
     PUBLISHED   only where the authors published weights: (pattern, replacement) rules that turn the
                 keys of our state dict into those of the published file
 
-which `Model` below says in types. tests/test_models.py holds every file here to it.
+and the functions that its stages name in `transfer`: (states, initial) -> the state dict a stage
+begins with, from those of the stages it joins and that of its network with initial weights.
+
+`Model` below says it in types. tests/test_models.py holds every file here to it.
 """
 
 from __future__ import annotations

@@ -340,8 +340,9 @@ def loss(
 SAMPLING: Literal["clip"] = "clip"
 CHAIN = ("pretrain", "finetune")
 
-# The paper's README names data, stages and the stride of 5; optimiser, size and augmentation are
-# those of the same author's later repositories (sections 5.7 and 6).
+# The paper's README names data, stages, two GPUs and the stride of 5; optimiser, size and
+# augmentation are those of the same author's later repositories (sections 5.7 and 6). A batch of 4
+# is two clips on each GPU.
 _AUGMENT = Augment(
     crop=60,
     flip=0.5,
@@ -374,7 +375,7 @@ STAGES: tuple[Stage, ...] = (
         augment=_AUGMENT,
         optim=Optim(lr=1e-4, min_lr=1e-6, weight_decay=1e-2, clip_norm=1.0),
         epochs=30,
-        batch=2,
+        batch=4,
     ),
     Stage(
         name="finetune",
@@ -383,7 +384,7 @@ STAGES: tuple[Stage, ...] = (
         augment=_AUGMENT,
         optim=Optim(lr=1e-5, min_lr=1e-6, weight_decay=1e-2, clip_norm=1.0),
         epochs=25,
-        batch=2,
+        batch=4,
     ),
     Stage(
         name="debug",

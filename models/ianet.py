@@ -20,7 +20,7 @@ from vsodpipe.errors import UsageError
 from vsodpipe.models._backbones import ResNet, load_resnet
 from vsodpipe.models._blocks import conv_bn_relu, numbered, resized, start_small
 from vsodpipe.models._losses import bce_soft_iou
-from vsodpipe.recipe import Data, Optim, Stage
+from vsodpipe.recipe import Data, Group, Maps, Optim, Stage
 
 HEADS = ("saliency", "coarse_rgb", "coarse_flow", "side5", "side4", "side3", "side2")
 """The seven outputs, in the published order."""
@@ -269,6 +269,7 @@ CHAIN = ("train",)
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="train",
+        maps=Maps(steps=("sigmoid", "min-max", "resize")),
         network=Options(backbone_weights="imagenet"),
         data=Data(
             datasets=("DAVIS_train", "DAVSOD_train", "DUTS_train"),
@@ -281,7 +282,7 @@ STAGES: tuple[Stage, ...] = (
         optim=Optim(
             kind="sgd",
             lr=5e-3,
-            lr_factors={"rgb": 0.1, "flow": 0.1, "flow_head": 0.1},
+            groups={name: Group(lr=0.1) for name in ("rgb", "flow", "flow_head")},
             schedule="step",
             step_epochs=(15,),
             momentum=0.9,
@@ -296,6 +297,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="debug",
+        maps=Maps(steps=("sigmoid", "min-max", "resize")),
         network=Options(width=8),
         data=Data(
             datasets=("DAVIS_train",),

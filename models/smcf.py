@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsodpipe.errors import UsageError, unknown
+from vsodpipe.errors import UsageError
 from vsodpipe.models._backbones import ResNet, load_resnet
 from vsodpipe.models._blocks import conv_bn, numbered, resized, start_small
 from vsodpipe.models._losses import bce
-from vsodpipe.recipe import Data, Optim, Stage
+from vsodpipe.recipe import Data, Maps, Optim, Stage
 
 DIM = 32
 """Width of all maps after the trunks."""
@@ -271,19 +271,18 @@ def loss(
     return total.sum() / max(len(gt), 1)
 
 
-def join(states: Sequence[Mapping[str, Tensor]], transfer: str) -> dict[str, Tensor]:
+def intended(states: Sequence[Mapping[str, Tensor]], initial: object) -> dict[str, Tensor]:
     """Return the weights with which `finetune` begins, from those of the two pretrainings.
 
-    `states` are state dicts of pretrain_rgb and pretrain_flow. "intended": everything is flow's but
-    the RGB trunk, with its batch norm statistics. "published": everything is RGB's, as the released
-    code loads it over what it has loaded of flow.
+    Everything is that of pretrain_flow but the RGB trunk, with its batch norm statistics.
     """
     rgb, flow = states
-    if transfer == "published":
-        return dict(rgb)
-    if transfer == "intended":
-        return {key: (rgb if key.startswith("rgb.") else flow)[key] for key in flow}
-    raise unknown("value of recipe key transfer:", transfer, ("intended", "published"))
+    return {key: (rgb if key.startswith("rgb.") else flow)[key] for key in flow}
+
+
+def published(states: Sequence[Mapping[str, Tensor]], initial: object) -> dict[str, Tensor]:
+    """Return those of pretrain_rgb: the released code loads them over what it loaded of flow."""
+    return dict(states[0])
 
 
 SAMPLING: Literal["frame"] = "frame"
@@ -303,6 +302,7 @@ _DATA = Data(
 
 _STAGE = Stage(
     name="pretrain_rgb",
+    maps=Maps(steps=("resize", "sigmoid", "min-max"), aligned=True, twice="first"),
     network=Options(backbone_weights="imagenet"),
     data=replace(_DATA, datasets=("DUTS_train", *_VIDEO), inputs=("img", "img")),
     optim=Optim(
@@ -318,6 +318,7 @@ _STAGE = Stage(
     epochs=20,
     batch=10,
     scales=(0.75, 1.0, 1.25),
+    scale_filter="aligned",
     precision="fp32",  # products of up to five factors, four times over
 )
 
@@ -334,6 +335,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="debug",
+        maps=Maps(steps=("resize", "sigmoid", "min-max"), aligned=True, twice="first"),
         network=Options(width=8, group=2),
         data=replace(_DATA, datasets=("DAVIS_train",), size=(64, 96), predict_frames=2),
         optim=replace(_STAGE.optim, step_epochs=(), clip_norm=1.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,15 +14,19 @@ import torch
 from torch import nn
 
 from vsodpipe import __version__, media, models, recipe
-from vsodpipe.errors import WeightsError
+from vsodpipe.errors import UsageError, WeightsError
 from vsodpipe.recipe import Stage
 
 FORMAT = "vsodpipe-checkpoint"
 VERSION = 1
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")
 """Names under which training scripts put the state dict into their files."""
-PREFIX = "module."
-"""What DataParallel puts before every key."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every key."""
+INSIDE = "model."
+"""What a network that is part of another module has before every key."""
+UNUSED = "unused."
+"""How our keys begin for tensors that published files hold and nothing uses."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +59,30 @@ def save(
         "stage": recipe.to_dict(stage),
         "state_dict": network.state_dict(),
         "training": training,
-        "provenance": {**provenance, "vsodpipe": __version__},
+        "provenance": {**provenance, "vsodpipe": __version__, "torch": str(torch.__version__)},
     }
     with media.replacing(file) as partial:
         torch.save(content, partial)
 
 
 def locate(path: Path) -> Path:
-    """Return the checkpoint file of `path`: a file, or the newest one of a run folder."""
+    """Return the checkpoint file of `path`: a file, or that of a run folder.
+
+    Of a run it is the best one of its last stage where that was validated, else the newest.
+    """
     if path.is_dir():
-        file = path / "checkpoints" / "last.pt"
-        if file.is_file():
-            return file
-        raise WeightsError(f"{path}: no run folder: expected {file}. Name a run or a checkpoint.")
+        folder = path / "checkpoints"
+        note = path / "run.json"
+        started = media.read_json(note) if note.is_file() else {}
+        stages = started.get("stages") if isinstance(started, dict) else None
+        names = [f"{stages[-1]}-best.pt", "last.pt"] if stages else ["last.pt"]
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        expected = folder / "last.pt"
+        raise WeightsError(
+            f"{path}: no run folder: expected {expected}. Name a run or a checkpoint."
+        )
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint. Name a run folder or a .pt file.")
     return path
@@ -74,11 +91,24 @@ def locate(path: Path) -> Path:
 def load(file: Path) -> Any:
     """Return what torch saved in `file`: tensors and plain values only, no code is run.
 
-    Raises WeightsError for anything else.
+    Raises WeightsError for anything else, and for an archive that unpacks to more than it is.
     """
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                held = sum(entry.file_size for entry in archive.infolist())
+            # torch stores and never packs, but it does unpack: a small file could fill the memory
+            if held > file.stat().st_size:
+                raise WeightsError(f"{file}: unpacks to {held} bytes; torch.save packs nothing.")
         return torch.load(file, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # a damaged file fails anywhere inside the unpickler
+        if code := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error)):
+            raise WeightsError(
+                f"{file}: not only tensors: it asks for {code[1]} to be run, which is never done. "
+                "If you trust it, load it with torch yourself and save its state dict alone."
+            ) from error
         raise WeightsError(
             f"{file}: not a checkpoint of plain tensors, or damaged. Name a run folder or a file "
             "that torch.save wrote."
@@ -102,26 +132,29 @@ def read(path: Path, model: str) -> Checkpoint:
         stage = models.stages(model)[module.CHAIN[-1]]
         stage = replace(stage, network=replace(stage.network, backbone_weights=None))
         return Checkpoint(file, model, stage, _translated(model, state, str(file))[0], {}, {})
-    if content["version"] != VERSION:
-        found = content["version"]
+    if content.get("version") != VERSION:
+        found = content.get("version")
         raise WeightsError(f"{file}: checkpoint version {found}, this vsodpipe reads {VERSION}.")
-    if content["model"] != model:
+    if content.get("model") != model:
+        found = content.get("model")
         raise WeightsError(
-            f"{file}: holds weights of {content['model']}, expected {model}. "
-            f"Run it as {content['model']}, or name another checkpoint."
+            f"{file}: holds weights of {found}, expected {model}. "
+            f"Run it as {found}, or name another checkpoint."
         )
-    values = dict(content["stage"])
-    # trained weights follow, so that the backbone's initial ones are not fetched again
-    values["network"] = {**values["network"], "backbone_weights": None}
-    stage = recipe.stage_from_dict(values, module.Options)
-    return Checkpoint(
-        file,
-        model,
-        stage,
-        content["state_dict"],
-        content["training"],
-        content["provenance"],
-    )
+    try:
+        values = dict(content["stage"])
+        # trained weights follow, so that the backbone's initial ones are not fetched again
+        values["network"] = {**values["network"], "backbone_weights": None}
+        stage = recipe.stage_from_dict(values, module.Options)
+        state = {key: value.detach() for key, value in content["state_dict"].items()}
+        return Checkpoint(
+            file, model, stage, state, dict(content["training"]), dict(content["provenance"])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise WeightsError(
+            f"{file}: its recipe or weights are not as vsodpipe train of this version writes them "
+            f"({error})."
+        ) from error
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
@@ -209,20 +242,33 @@ def save_published(network: nn.Module, path: Path) -> None:
     keys = models.published_keys(model, state)
     if keys is None:
         raise WeightsError(f"{path}: no weights of {model} were published: there are no keys.")
+    published: dict[str, Any] = {keys[key]: tensor for key, tensor in state.items()}
+    if (under := getattr(models.load(model), "PUBLISHED_UNDER", None)) is not None:
+        published = {under: published}
     with media.replacing(Path(path)) as partial:
-        torch.save({keys[key]: tensor for key, tensor in state.items()}, partial)
+        torch.save(published, partial)
 
 
 def plain_state(content: object) -> dict[str, torch.Tensor] | None:
     """Return the state dict that `content` is or wraps, without `module.`; None without one."""
-    for name in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+    for _ in range(3):  # of wrappings in each other, none has more
+        inner = content if isinstance(content, Mapping) else {}
+        content = next((inner[n] for n in WRAPPERS if isinstance(inner.get(n), Mapping)), content)
     if not isinstance(content, Mapping) or not content:
         return None
     if not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         return None
-    return {str(key).removeprefix(PREFIX): tensor for key, tensor in content.items()}
+    state = {_bare(str(key)): tensor for key, tensor in content.items()}
+    if all(key.startswith(INSIDE) for key in state):
+        return {key.removeprefix(INSIDE): tensor for key, tensor in state.items()}
+    return state
+
+
+def _bare(key: str) -> str:
+    """Return `key` without what wrappers of networks put before it."""
+    while prefix := next((p for p in PREFIXES if key.startswith(p)), None):
+        key = key.removeprefix(prefix)
+    return key
 
 
 def examine_published(state: Mapping[str, torch.Tensor]) -> LoadReport | None:
@@ -232,7 +278,8 @@ def examine_published(state: Mapping[str, torch.Tensor]) -> LoadReport | None:
     """
     names = [name for name in models.names() if published_names(name) is not None]
     reports = [_fit(name, state) for name in names]
-    best = max(reports, key=lambda report: report.tensors, default=None)
+    # all tensors of an image network may be in that for videos, too: the smaller one it is
+    best = max(reports, key=lambda report: (report.tensors, -len(report.missing)), default=None)
     if best is None or best.tensors <= len(best.missing) + len(best.misshapen):
         return None
     return best
@@ -255,15 +302,14 @@ def _published_names(
     with torch.device("meta"):
         state = models.create(model, **dict(options)).state_dict()
     keys = models.published_keys(model, state) or {}
-    return {
-        keys[key].removeprefix(PREFIX): (key, tuple(tensor.shape)) for key, tensor in state.items()
-    }
+    return {_bare(keys[key]): (key, tuple(tensor.shape)) for key, tensor in state.items()}
 
 
 def _fit(model: str, state: Mapping[str, torch.Tensor], **options: Any) -> LoadReport:
     expected = published_names(model, **options) or {}
-    # Files of old PyTorch lack the step counters of batch norm, which decide nothing.
-    missing = [k for k in expected if k not in state and not _is_counter(k)]
+    # Files of old PyTorch lack the step counters of batch norm, cleaned ones what nothing uses.
+    needed = [k for k, (own, _) in expected.items() if not (_is_counter(k) or _is_unused(own))]
+    missing = [k for k in needed if k not in state]
     shapes = {k: (expected[k][1], tuple(state[k].shape)) for k in expected if k in state}
     wrong = [f"{k}: expected {a}, got {b}" for k, (a, b) in shapes.items() if a != b]
     unexpected = [k for k in state if k not in expected]
@@ -273,6 +319,10 @@ def _fit(model: str, state: Mapping[str, torch.Tensor], **options: Any) -> LoadR
 
 def _is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
+
+
+def _is_unused(key: str) -> bool:
+    return key.startswith(UNUSED)
 
 
 def _translated(
@@ -294,8 +344,11 @@ def _translated(
             f"{where}: does not fit {model} as published: {'; '.join(report.problems)}. "
             "Fetch the file again, or name another one."
         )
-    zero = torch.zeros((), dtype=torch.int64)
-    return {key: state.get(name, zero).clone() for name, (key, _) in expected.items()}, report
+    translated = {}
+    for name, (key, shape) in expected.items():
+        kind = torch.int64 if _is_counter(key) else torch.float32
+        translated[key] = state[name].clone() if name in state else torch.zeros(shape, dtype=kind)
+    return translated, report
 
 
 def what(content: object) -> str:

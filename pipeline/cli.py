@@ -22,6 +22,7 @@ from vsodpipe import (
     cli_manifest,
     cli_models,
     cli_store,
+    cli_train,
 )
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import VsodpipeError
@@ -35,6 +36,7 @@ __all__ = [
     "cli_manifest",
     "cli_models",
     "cli_store",
+    "cli_train",
     "main",
 ]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vsodpipe.cli_app import (
-    DeviceOption,
     ForceOption,
     JsonOption,
     ManifestOption,
@@ -18,77 +15,8 @@ from vsodpipe.cli_app import (
     app,
     print_json,
 )
-from vsodpipe.errors import Interrupted, UsageError
+from vsodpipe.errors import UsageError
 from vsodpipe.progress import Reporter
-
-
-@app.command(epilog="Example: vsodpipe train dbsnet --manifest manifests/davis.json")
-def train(
-    model: Annotated[str, typer.Argument(help="Network, such as dbsnet.")],
-    manifest: ManifestOption,
-    stage: Annotated[
-        list[str] | None, typer.Option(help="Stage to run, repeatable (default: the whole chain).")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Recipe key, repeatable, such as optim.lr=1e-4."),
-    ] = None,
-    backbone_weights: Annotated[
-        str | None,
-        typer.Option(help="Backbone's start: imagenet, a local FILE, or none (random)."),
-    ] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Folder of this run (default: runs/MODEL-TIME).")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Continue this run folder, with the recipe it has.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Threads that load data (default: 4 on CUDA, else 0)."),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the shards of a store on the network (default: none)."),
-    ] = None,
-    cache_size: Annotated[
-        float, typer.Option(min=0.1, help="Most gigabytes that folder may hold.")
-    ] = 16.0,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
-) -> None:
-    """Train a network on what a manifest holds, by its published recipe."""
-    from vsodpipe import inputs, runs
-    from vsodpipe import train as training
-    from vsodpipe.devices import resolve
-
-    reporter = Reporter(quiet)
-    if resume and (stage or assignments or backbone_weights or init or run):
-        raise UsageError("--resume takes the recipe of the run: leave out its other options.")
-    training.models.load(model)
-    source = inputs.open_manifest(manifest, reporter)
-    if resume:
-        stages, folder = runs.resumed(resume, model, source), resume
-    else:
-        stages = training.choose_stages(model, stage or [], assignments or [], backbone_weights)
-        folder = run or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    where = resolve(device)
-    if workers is None:  # on CPU the network needs every core: loaders would only disturb it
-        workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
-    cache_bytes = int(cache_size * 2**30)
-    job = runs.Job(model, source, stages, folder, where, workers, init, cache_dir, cache_bytes)
-    try:
-        last = training.train(job, reporter, resume=resume is not None)
-    except KeyboardInterrupt:
-        if not (folder / "run.json").is_file():
-            raise
-        again = f"vsodpipe train {model} --manifest {manifest} --resume {folder}"
-        raise Interrupted(f"interrupted. Continue with: {again}") from None
-    reporter.say(f"weights: {last}")
-    reporter.say(f"Next: vsodpipe test {model} --checkpoint {folder} --manifest {manifest}")
 
 
 @app.command(
@@ -105,26 +33,42 @@ def test(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the maps (default: maps in the run folder).")
     ] = None,
-    device: DeviceOption = "auto",
+    crf: Annotated[
+        str | None,
+        typer.Option(help="Refine with a dense CRF: dss or a2s (default folder: maps-NAME)."),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Clips or frames at once; 0: 8 frames on CUDA, else 1 clip.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, or several that share the videos: cuda:0,cuda:1.")
+    ] = "auto",
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write the saliency maps of a trained network, at the size of the frames."""
     from vsodpipe import checkpoint as checkpoints
+    from vsodpipe import crf as refinement
     from vsodpipe import inputs, predict
-    from vsodpipe.devices import resolve
+    from vsodpipe.devices import resolve_all
 
     reporter = Reporter(quiet)
+    if crf is not None:
+        refinement.find(crf)
+    where = resolve_all(device)
     saved = checkpoints.read(checkpoint, model)
     source = inputs.open_manifest(manifest, reporter)
     if out is None and not checkpoint.is_dir():
         raise UsageError("--checkpoint names a file: say where the maps go with --out FOLDER.")
-    maps = out if out is not None else checkpoint / "maps"
+    maps = out if out is not None else checkpoint / (f"maps-{crf}" if crf else "maps")
     names = predict.choose_datasets(source, dataset or [])
     # a run's own maps follow its weights; maps elsewhere are replaced only when asked
     replace = force or out is None
-    where = resolve(device)
-    for folder in predict.predict(saved, source, names, maps, where, reporter, force=replace):
+    reporter.say(f"weights: {saved.file}")
+    folders = predict.predict(
+        saved, source, names, maps, where, reporter, batch=batch, crf=crf, force=replace
+    )
+    for folder in folders:
         reporter.say(f"maps: {folder}")
     reporter.say(f"Next: vsodpipe eval {maps} --manifest {manifest}")
 

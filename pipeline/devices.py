@@ -32,6 +32,11 @@ def resolve(name: str) -> str:
     return name
 
 
+def resolve_all(names: str) -> str:
+    """Return the torch devices of comma-separated names, comma-separated, as `resolve` does."""
+    return ",".join(resolve(name.strip()) for name in names.split(","))
+
+
 def use_threads(pixels: int) -> None:
     """Let torch use one thread on the CPU for a step of few `pixels`, else all that it has."""
     torch.set_num_threads(1 if pixels < SMALL else _THREADS)

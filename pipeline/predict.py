@@ -1,7 +1,7 @@
 """Network + manifest -> saliency maps at native size, 8-bit grey `maps/DATASET/video/frame.png`.
 
-A video is cut into windows of T frames; the last one is moved left to stay full, and frames covered
-twice average their probabilities. A video's folder appears whole by one rename.
+A video's folder appears whole by one rename, so a run that was killed continues with the videos
+that are missing. Several devices share the videos.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from vsodpipe import checkpoint, devices, media, sampling, stream, transforms
+from vsodpipe import checkpoint, devices, infer, media, recipe, stream
 from vsodpipe.errors import DataError, UsageError
-from vsodpipe.frames import Files, is_still, load_clip
-from vsodpipe.manifest import Source, require_flow
-from vsodpipe.progress import Reporter
-from vsodpipe.recipe import Stage
+from vsodpipe.flow_ahead import behind
+from vsodpipe.frames import Files
+from vsodpipe.infer import Predictor
+from vsodpipe.manifest import Source, Split, require_flow
+from vsodpipe.progress import Counter, Reporter
 
 RECORD = "maps.json"
 
@@ -44,63 +47,141 @@ def predict(
     device: str,
     reporter: Reporter,
     *,
+    batch: int = 0,
+    crf: str | None = None,
     force: bool = False,
 ) -> list[Path]:
     """Write the maps of every video of `datasets` below `out`; return the folders of the data sets.
 
-    Videos that are done are kept. Raises DataError for a folder that holds maps of other weights,
-    unless `force` replaces them, and for one that holds something else.
+    `device` may name several, comma-separated; `batch` clips (or frames) are predicted at once, 0
+    lets the device decide; `crf` names parameters of `vsodpipe.crf`. Videos that are done are kept.
+    Raises DataError for a folder that holds maps of other weights, unless `force` replaces them,
+    for one that holds something else, and for a frame that does not decode.
     """
-    network = checkpoint.build(saved).to(device)
-    data = saved.stage.data
-    devices.use_threads((data.predict_frames or data.clip) * math.prod(data.size))
+    for name in datasets:
+        if stream.needs_flow(saved.stage, source.split(name)):
+            require_flow(source.split(name))
+    stop = threading.Event()
+    predictors = [
+        Predictor(
+            saved.model,
+            checkpoint.build(saved).to(name),
+            saved.stage,
+            name,
+            batch,
+            crf,
+            stop,
+            reporter.warn,
+        )
+        for name in device.split(",")
+    ]
+    frames = predictors[0].batch * infer.group_length(saved.stage.data)
+    devices.use_threads(frames * math.prod(saved.stage.data.size))
+    note = _record(saved, source, crf)
     folders = []
     for name in datasets:
-        split, files = source.split(name), Files(source, source.split(name))
-        if stream.needs_flow(saved.stage, split):
-            require_flow(split)
-        trained = set(saved.provenance.get("flow", {}).values())
-        if split.flow is not None and trained and split.flow["fingerprint"] not in trained:
-            reporter.warn(f"{name}: its flow is of another kind than that of the training.")
         folder = out / name
-        _prepare(folder, saved, source, force)
-        with reporter.task(f"test {saved.model} on {name}", split.frames, "frame") as counter:
-            for video, title in enumerate(files.videos):
-                names = files.frames(video)
-                if _names(folder / title) != set(names):
-                    with media.replacing(folder / title) as partial:
-                        partial.mkdir()
-                        for frame, image in _video(
-                            saved.model, network, saved.stage, files, video, device
-                        ):
-                            (partial / f"{names[frame]}.png").write_bytes(media.encode_png(image))
-                            counter.advance()
-                        media.remove(folder / title)
-                else:
-                    counter.advance(len(names))
+        _warn_of_flow(saved, source.split(name), reporter)
+        _prepare(folder, note, force)
+        with reporter.task(
+            f"test {saved.model} on {name}", source.split(name).frames, "frame"
+        ) as c:
+            _dataset(predictors, Files(source, source.split(name)), folder, c)
         folders.append(folder)
     return folders
 
 
-def _names(folder: Path) -> set[str]:
-    return {file.stem for file in folder.glob("*.png")}
+def _dataset(predictors: Sequence[Predictor], files: Files, folder: Path, counter: Counter) -> None:
+    """Write the maps of every video of a data set that lacks some."""
+    missing = []
+    for video, title in enumerate(files.videos):
+        if {file.stem for file in (folder / title).glob("*.png")} == set(files.frames(video)):
+            counter.advance(len(files.frames(video)))
+        else:
+            missing.append(video)
+    waiting, lock = deque(missing), threading.Lock()
+
+    def counted() -> None:
+        with lock:
+            counter.advance()
+
+    def work(predictor: Predictor) -> None:
+        if predictor.device.startswith("cuda:"):
+            torch.cuda.set_device(predictor.device)  # of this thread
+        while not predictor.stop.is_set():
+            with lock:
+                video = waiting.popleft() if waiting else None
+            if video is None:
+                return
+            _video(predictor, files, video, folder / files.videos[video], counted)
+
+    if len(predictors) == 1:
+        work(predictors[0])
+        return
+    with ThreadPoolExecutor(len(predictors), "device") as pool:
+        running = [pool.submit(work, predictor) for predictor in predictors]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:  # after an error, or Ctrl-C, the other devices end with their batch
+            if not all(future.done() and not future.exception() for future in running):
+                predictors[0].stop.set()
+    errors = [error for future in running if (error := future.exception())]
+    # those that were stopped are none of the reasons
+    for error in sorted(errors, key=lambda error: isinstance(error, infer.Stopped)):
+        raise error
 
 
-def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source, force: bool) -> None:
-    """Leave a folder of maps of these weights and this manifest, or start an empty one."""
+def _video(
+    predictor: Predictor, files: Files, video: int, folder: Path, counted: Callable[[], None]
+) -> None:
+    """Write the maps of one video; threads refine, encode and write while the network goes on."""
+    names = files.frames(video)
+    threads = min(4, os.cpu_count() or 1) if predictor.crf else 1
+    with media.replacing(folder) as partial_folder:
+        partial_folder.mkdir()
+
+        def write(frame: int, saliency: infer.Saliency) -> None:
+            image = predictor.finished(files, video, frame, saliency)
+            (partial_folder / f"{names[frame]}.png").write_bytes(media.encode_png(image))
+            counted()
+
+        with behind(threads, 2 * threads) as run:
+            for frame, saliency in predictor.video(files, video):
+                run(partial(write, frame, saliency))
+        media.remove(folder)
+
+
+def _warn_of_flow(saved: checkpoint.Checkpoint, split: Split, reporter: Reporter) -> None:
+    trained = set(saved.provenance.get("flow", {}).values())
+    if split.flow is not None and trained and split.flow["fingerprint"] not in trained:
+        reporter.warn(f"{split.dataset}: its flow is of another kind than that of the training.")
+
+
+def _record(saved: checkpoint.Checkpoint, source: Source, crf: str | None) -> str:
+    """Return what decides the maps, as JSON."""
     digest = hashlib.sha256()
     for key, value in sorted(saved.state_dict.items()):
-        digest.update(key.encode() + value.numpy().tobytes())
+        bytes_ = value.contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(key.encode() + bytes_.tobytes())
+    values = recipe.to_dict(saved.stage.data)
     record = {
         "model": saved.model,
         "weights_sha256": digest.hexdigest(),
         "manifest_sha256": source.sha256(),
+        "size": values["size"],
+        "frames": infer.group_length(saved.stage.data),
+        "maps": recipe.to_dict(saved.stage.maps),
+        "crf": crf,
     }
-    text = json.dumps(record, indent=1)
+    return json.dumps(record, indent=1)
+
+
+def _prepare(folder: Path, record: str, force: bool) -> None:
+    """Leave a folder of maps with this record, or start an empty one."""
     note = folder / RECORD
     if folder.is_dir() and not note.is_file() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files that vsodpipe test did not write. Use --out.")
-    if note.is_file() and note.read_text(encoding="utf-8") == text:
+    if note.is_file() and note.read_text(encoding="utf-8") == record:
         return
     if note.is_file() and not force:
         raise DataError(
@@ -108,49 +189,4 @@ def _prepare(folder: Path, saved: checkpoint.Checkpoint, source: Source, force: 
             "Use --force to replace them, or --out for another folder."
         )
     media.remove(folder)
-    media.write_bytes(note, text.encode())
-
-
-def _video(
-    model: str, network: nn.Module, stage: Stage, files: Files, video: int, device: str
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield (frame, map) of a video in order; only the frames of two windows are held."""
-    length = stage.data.predict_frames or stage.data.clip
-    windows = sampling.windows(len(files.frames(video)), length)
-    waiting: dict[int, list[NDArray[np.float32]]] = {}
-    for window, following in zip(windows, [*windows[1:], None], strict=True):
-        maps = _window(model, network, stage, files, video, window, device)
-        for frame, probability in zip(window, maps, strict=True):
-            waiting.setdefault(frame, []).append(probability)
-        ready = [f for f in waiting if following is None or f not in following]
-        for frame in sorted(ready):
-            mean = np.mean(waiting.pop(frame), axis=0)
-            yield frame, np.rint(mean * 255).astype(np.uint8)
-
-
-@torch.inference_mode()
-def _window(
-    model: str,
-    network: nn.Module,
-    stage: Stage,
-    files: Files,
-    video: int,
-    window: range,
-    device: str,
-) -> NDArray[np.float32]:
-    """Return the probabilities (T, H, W) of one window at native size."""
-    data = stage.data
-    still = is_still(files.has_flow, data)
-    keys = [key for key in dict.fromkeys(("img", *data.inputs)) if not (still and key == "flow")]
-    clip = load_clip(files, video, window, tuple(keys), data.flow)
-    clip = transforms.to_float(transforms.resize(clip, data.size), data)
-    if still and "flow" in data.inputs:
-        clip["flow"] = torch.zeros_like(clip["img"])
-    batch = stream.fed(model, {key: value[None].to(device) for key, value in clip.items()})
-    logits = network(*(batch[key] for key in data.inputs))["saliency"]
-    probability = logits.float().sigmoid().flatten(0, -4)
-    native = nn.functional.interpolate(
-        probability, files.size(video), mode="bilinear", align_corners=False
-    )
-    maps: NDArray[np.float32] = native[:, 0].cpu().numpy()
-    return maps
+    media.write_bytes(note, record.encode())

@@ -7,16 +7,28 @@ unknown keys and values of another type.
 
 from __future__ import annotations
 
-import tomllib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from vsodpipe.errors import UsageError, unknown
+from vsodpipe.errors import UsageError
+from vsodpipe.recipe_text import from_dict, override, to_dict, to_toml, update
 
-R = TypeVar("R")
+__all__ = [
+    "Augment",
+    "Data",
+    "Group",
+    "Maps",
+    "Optim",
+    "Stage",
+    "Validate",
+    "from_dict",
+    "override",
+    "stage_from_dict",
+    "to_dict",
+    "to_toml",
+    "update",
+]
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -129,23 +141,45 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """What is different for the parameters of one module of the network."""
+
+    lr: float = 1.0
+    """Factor on the learning rate."""
+    weight_decay: float | None = None
+    """Decay in place of the stage's; none: the stage's."""
+    frozen: bool = False
+    """The parameters never change; batch norm keeps measuring its statistics."""
+    from_epoch: int = 0
+    """Rate 0 before this epoch, counted from 0."""
+
+    def __post_init__(self) -> None:
+        _at_least_0(self, "lr", "from_epoch")
+        if self.weight_decay is not None:
+            _at_least_0(self, "weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optim:
-    """The optimiser, and how its learning rate falls over the stage."""
+    """The optimiser, its parameter groups, and how the learning rate moves over the stage."""
 
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimiser; weight decay is decoupled in adamw alone."""
+    """Optimiser; weight decay is decoupled from the gradient in adamw alone."""
     lr: float = 1e-4
-    """Learning rate of the first step."""
-    lr_factors: dict[str, float] = field(default_factory=dict)
-    """Module of the network (rgb, flow.resnet) -> factor on the rate of all parameters in it."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """cosine: from `lr` to `min_lr` over all steps; step: times `step_factor` at `step_epochs`."""
+    """Learning rate that the schedule starts from."""
+    schedule: Literal["cosine", "poly", "linear", "step", "constant"] = "cosine"
+    """cosine, poly and linear fall from `lr` to `min_lr` over all steps; step falls at
+    `step_epochs`; constant stays."""
     min_lr: float = 1e-6
-    """Learning rate of the last step of a cosine."""
+    """Learning rate at the end of cosine, poly and linear."""
+    power: float = 0.9
+    """Exponent of poly."""
     step_epochs: tuple[int, ...] = ()
-    """Epochs, counted from 0, with which the rate falls."""
+    """Epochs, counted from 0, with which the rate of schedule step falls."""
     step_factor: float = 0.1
     """What the rate is multiplied by there."""
+    warmup_steps: int = 0
+    """Steps over which the rate grows linearly to that of the schedule."""
     momentum: float = 0.9
     """Momentum of sgd."""
     nesterov: bool = False
@@ -153,18 +187,64 @@ class Optim:
     weight_decay: float = 1e-2
     """Decay of the weights."""
     decay_all: bool = False
-    """True: the decay is on biases and norm weights, too."""
+    """True: biases and norm weights decay, too."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    """Module of the network (rgb, flow.resnet) -> what is different there; the longest name that
+    fits counts."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 switches it off."""
+    clip_value: float = 0.0
+    """Each number of a gradient is cut to this size; 0 switches it off."""
 
     def __post_init__(self) -> None:
-        _positive(self, "lr", "step_factor")
-        _at_least_0(self, "min_lr", "weight_decay", "clip_norm", "momentum")
-        for name, factor in self.lr_factors.items():
-            if not factor > 0:
-                raise UsageError(f"recipe key lr_factors.{name}: expected a number above 0.")
-        if self.nesterov and not self.momentum:
-            raise UsageError("recipe key nesterov: expected a momentum above 0.")
+        _positive(self, "lr", "power", "step_factor")
+        _at_least_0(
+            self, "min_lr", "weight_decay", "clip_norm", "clip_value", "momentum", "warmup_steps"
+        )
+        if any(epoch < 0 for epoch in self.step_epochs):
+            raise UsageError("recipe key step_epochs: expected epochs from 0 on.")
+        if self.nesterov and (self.kind != "sgd" or not self.momentum):
+            raise UsageError("recipe key nesterov: needs kind sgd with momentum above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validate:
+    """How the weights of `best.pt` are chosen. Its scores are proxies: eval gives the figures."""
+
+    split: str = "val"
+    """val: what the manifest calls so; a data set by name; train: `held_out` training videos;
+    none. The test split is taken only where it is named here."""
+    held_out: float = 0.1
+    """Share of the training videos, at least one a data set, that split train keeps for it."""
+    metric: Literal["j", "f_boundary", "s", "f_adaptive", "mae"] = "j"
+    """What is compared: the highest counts, of mae the lowest."""
+    every: int = 1
+    """Epochs between two validations; the last epoch always has one."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "every")
+        if not 0 < self.held_out < 1:
+            raise UsageError("recipe key held_out: expected a share between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps:
+    """How `vsodpipe test` makes maps of the logits of a trained network."""
+
+    twice: Literal["mean", "first"] = "mean"
+    """Frames predicted twice, as the last group is moved left to be full: mean, or the first."""
+    steps: tuple[Literal["sigmoid", "min-max", "resize"], ...] = ("sigmoid", "resize")
+    """What is done to the logits, in the paper's order; resize: bilinear, to the frame's size;
+    min-max: each map is stretched to 0..1."""
+    aligned: bool = False
+    """Corners are aligned where a map is resized."""
+
+    def __post_init__(self) -> None:
+        if "".join(step[0] for step in self.steps) not in ("sr", "rs", "smr", "srm", "rsm"):
+            raise UsageError(
+                "recipe key steps: expected sigmoid and resize, each once, and min-max anywhere "
+                f"after sigmoid, got {', '.join(self.steps) or 'none'}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,165 +256,65 @@ class Stage:
     network: Any
     """Constructor options of the network: a frozen dataclass of the model's file."""
     data: Data
+    """Which frames make a sample and how large they are."""
     augment: Augment = Augment()
+    """Random changes of a sample, in the order of the keys."""
     optim: Optim = Optim()
+    """Optimiser, parameter groups, schedule, clipping."""
+    validate: Validate = Validate()
+    """What decides which weights are the best."""
+    maps: Maps = Maps()
+    """How the trained network is tested."""
     epochs: int = 1
     """Passes over the data."""
     batch: int = 1
-    """Samples (clips) in a step."""
-    scales: tuple[float, ...] = (1.0,)
-    """A batch takes one step at each of these sizes: factors on data.size, in multiples of 32."""
-    fresh: bool = False
-    """Starts from its own initial weights, not from those of the stage before."""
-    joins: tuple[str, ...] = ()
-    """Stages of the run whose weights the network's file joins into the initial ones."""
-    transfer: str = ""
-    """How they are joined: a name that file knows."""
-    loss_weights: dict[str, float] = field(default_factory=dict)
-    """Head of the network -> factor of its loss, where it is not the network's own."""
+    """Samples (clips) in a step, over all processes together."""
+    accumulate: int = 1
+    """Parts of a batch that go through the network one after another, to save memory."""
     steps_per_epoch: int = 0
     """Cap on the steps of an epoch, a seeded random part of the samples; 0 takes all."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on `data.size`, rounded to multiples of 32."""
+    scale_rule: Literal["each", "draw"] = "each"
+    """each: a batch takes an optimiser step at every scale, in this order; draw: at one of them."""
+    scale_filter: Literal["bilinear", "aligned", "bicubic"] = "bilinear"
+    """How a batch is resized; aligned: bilinear with aligned corners. None is antialiased."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Head of the network -> factor of its loss, where it is not the network's own."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: mixed precision on CUDA (bf16, or fp16 where bf16 is missing), float32 on CPU."""
+    sync_bn: bool = False
+    """Batch norm measures over all processes (CUDA)."""
+    unused: bool = False
+    """Some parameters get no gradient: several processes have to look for them."""
+    ema: float = 0.0
+    """Decay a step of the averaged weights that are validated and saved; 0: no average."""
+    fresh: bool = False
+    """Begins from initial weights, not from those of the stage before."""
+    joins: tuple[str, ...] = ()
+    """Stages whose weights it begins with (else those of the stage before)."""
+    transfer: str = ""
+    """Function of the model's file that makes its first weights of theirs; else as they are."""
     seed: int = 0
-    """Decides initial weights, order and augmentation."""
+    """Decides initial weights, order, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "batch")
+        _positive(self, "epochs", "batch", "accumulate")
+        _at_least_0(self, "steps_per_epoch", "seed")
         if not self.scales or min(self.scales) <= 0:
             raise UsageError("recipe key scales: expected numbers above 0, such as [0.75, 1.0].")
-        _at_least_0(self, "steps_per_epoch", "seed")
-
-
-def to_dict(recipe: Any) -> dict[str, Any]:
-    """Return `recipe` as nested dictionaries, lists and numbers, ready for TOML or JSON."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    result: dict[str, Any] = plain(recipe)
-    return result
-
-
-def from_dict(kind: type[R], values: Mapping[str, Any], where: str = "") -> R:
-    """Build dataclass `kind` from nested dictionaries, as `to_dict` wrote them.
-
-    Raises UsageError for an unknown key (with the nearest one) and for a value of another type.
-    """
-    hints = typing.get_type_hints(kind)
-    known = {f.name: hints[f.name] for f in fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise unknown("recipe key", where + key, (where + k for k in known))
-    return kind(**{k: _convert(known[k], v, where + k) for k, v in values.items()})
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"recipe key ema: expected a decay in 0..1, got {self.ema}.")
+        if self.joins and not self.transfer:
+            raise UsageError("recipe key joins: needs transfer, which says how they are joined.")
+        if self.batch % self.accumulate:
+            raise UsageError(
+                f"recipe key accumulate: {self.accumulate} equal parts of {self.batch} samples are "
+                "not possible."
+            )
 
 
 def stage_from_dict(values: Mapping[str, Any], options: type) -> Stage:
     """Build a Stage whose `network` is the dataclass `options`, as `to_dict` wrote both."""
     network: Any = from_dict(options, values["network"], "network.")
     return from_dict(Stage, {**values, "network": network})
-
-
-def override(recipe: R, assignments: Iterable[str]) -> R:
-    """Return `recipe` with `key.sub=value` applied; values are TOML (`[384, 640]`) or a bare word.
-
-    Raises UsageError for an unknown key (with the nearest one) and for a value of another type.
-    """
-    for text in assignments:
-        key, sep, raw = text.partition("=")
-        if not sep:
-            raise UsageError(f"--set {text!r}: expected key=value, for example optim.lr=1e-4.")
-        recipe = _assign(recipe, key.strip().split("."), _parse(raw.strip()), key.strip())
-    return recipe
-
-
-def to_toml(recipe: Any) -> str:
-    """Return `recipe` as TOML text; `tomllib` and `from_dict` read it back to an equal recipe."""
-    return "\n".join(_toml_lines(to_dict(recipe), "")).strip() + "\n"
-
-
-def _toml_lines(table: Mapping[str, Any], prefix: str) -> list[str]:
-    scalars = {k: v for k, v in table.items() if not isinstance(v, dict)}
-    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in scalars.items()]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            name = f"{prefix}{_toml_key(key)}"
-            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
-    return lines
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if value is None:
-        return '"none"'  # TOML has no null; _convert reads it back
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    return repr(value)
-
-
-def _parse(raw: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {raw}")["x"]
-    except tomllib.TOMLDecodeError:
-        return raw  # a bare word is a string; _convert refuses it where a number is expected
-
-
-def _assign(recipe: Any, path: list[str], value: Any, key: str) -> Any:
-    head, *rest = path
-    known = typing.get_type_hints(type(recipe))
-    names = [f.name for f in fields(recipe)]
-    prefix = key[: len(key) - len(".".join(path))]
-    if head not in names:
-        raise unknown("recipe key", key, (prefix + n for n in names))
-    current = getattr(recipe, head)
-    if rest and isinstance(current, dict):
-        value, rest = {**current, ".".join(rest): value}, []
-    if rest and is_dataclass(current):
-        return replace(recipe, **{head: _assign(current, rest, value, key)})
-    if rest:
-        raise unknown("recipe key", key, [prefix + head])
-    if is_dataclass(current):
-        inner = (f"{key}.{f.name}" for f in fields(current))
-        raise UsageError(f"recipe key {key} is a group. Its keys: {', '.join(inner)}.")
-    return replace(recipe, **{head: _convert(known[head], value, key)})
-
-
-def _convert(kind: Any, value: Any, key: str) -> Any:
-    """Return `value` as `kind` or raise UsageError; integers pass as floats, lists as tuples."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        return from_dict(typing.cast(type, kind), value, f"{key}.")
-    if origin is Literal:
-        if value in args:
-            return value
-        raise unknown(f"value of recipe key {key}:", str(value), map(str, args))
-    if origin is types.UnionType and type(None) in args and value in (None, "none"):
-        return None
-    if origin is types.UnionType:
-        return _convert(next(a for a in args if a is not type(None)), value, key)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) == len(value):
-            return tuple(_convert(k, v, key) for k, v in zip(kinds, value, strict=True))
-    if origin is dict and isinstance(value, Mapping):
-        return {str(k): _convert(args[1], v, f"{key}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is bool or not isinstance(value, bool):  # True is an int to Python, not to a user
-        if isinstance(kind, type) and isinstance(value, kind):
-            return value
-    name = getattr(kind, "__name__", None) if origin is None else str(kind)
-    raise UsageError(f"recipe key {key}: expected {name}, got {value!r}.")

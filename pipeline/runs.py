@@ -2,15 +2,19 @@
 
 recipe.toml      the effective recipe of every stage
 run.json         model, stages, data sets, fingerprints of manifest, flow and initial weights
-events.jsonl     one row a step
-checkpoints/     last.pt, and STAGE.pt at the end of each stage
+events.jsonl     one row a step, and one a validation
+checkpoints/     last.pt; STAGE.pt at the end of each stage, STAGE-best.pt by the recipe's rule;
+                 best.pt is that of the newest stage
+bad_batch.json   the samples of a batch whose loss was no number
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,9 @@ import torch
 
 from vsodpipe import __version__, checkpoint, media, models, recipe
 from vsodpipe.errors import DataError, UsageError
+from vsodpipe.feed import Feed
 from vsodpipe.manifest import Source
+from vsodpipe.ranks import Ranks
 from vsodpipe.reader import CACHE_BYTES
 from vsodpipe.recipe import Stage
 
@@ -45,6 +51,14 @@ class Job:
     workers: int
     init: Path | None = None
     """Checkpoint whose weights the first stage starts from."""
+    ranks: Ranks = Ranks()
+    """The processes that train together."""
+    logs: tuple[str, ...] = ()
+    """Loggers beside `events.jsonl`."""
+    strict_data: bool = False
+    """A data set of the recipe that the manifest lacks is an error."""
+    compiled: bool = False
+    """The network goes through torch.compile."""
     cache: Path | None = None
     """Folder for the shards of stores on the network."""
     cache_bytes: int = CACHE_BYTES
@@ -54,6 +68,11 @@ class Job:
         """The checkpoint that continues the run."""
         return self.run / "checkpoints" / "last.pt"
 
+    @property
+    def events(self) -> Path:
+        """The rows of the run; those of other processes than the first are not kept."""
+        return self.run / "events.jsonl" if self.ranks.first else Path(os.devnull)
+
 
 def check_new(run: Path) -> None:
     """Raise UsageError for a folder that holds something: two runs never mix."""
@@ -62,7 +81,7 @@ def check_new(run: Path) -> None:
         raise UsageError(f"{run}: is there already. Name another folder with --run.{again}")
 
 
-def provenance(job: Job, used: list[tuple[list[str], list[str]]]) -> dict[str, Any]:
+def provenance(job: Job, feeds: Sequence[Feed]) -> dict[str, Any]:
     """Return what a result can be traced back to: manifest, flow, data sets, initial weights."""
     flows = {s.dataset: s.flow["fingerprint"] for s in job.source.manifest.datasets if s.flow}
     init: Any = recipe.to_dict(job.stages[0].network).get("backbone_weights") or "random"
@@ -74,8 +93,14 @@ def provenance(job: Job, used: list[tuple[list[str], list[str]]]) -> dict[str, A
         "manifest_sha256": job.source.sha256(),
         "flow": flows,
         "initial_weights": init,
-        "trained_on": {s.name: here for s, (here, _) in zip(job.stages, used, strict=True)},
-        "recipe_also_names": {s.name: more for s, (_, more) in zip(job.stages, used, strict=True)},
+        "trained_on": {s.name: list(f.datasets) for s, f in zip(job.stages, feeds, strict=True)},
+        "recipe_also_names": {
+            s.name: list(f.lacking) for s, f in zip(job.stages, feeds, strict=True)
+        },
+        "best_chosen_on": {
+            s.name: {split.dataset: [v.name for v in split.videos] for split in f.validation}
+            for s, f in zip(job.stages, feeds, strict=True)
+        },
     }
 
 
@@ -87,6 +112,7 @@ def start(job: Job, origin: dict[str, Any]) -> None:
         "model": job.model,
         "stages": [stage.name for stage in job.stages],
         "device": job.device,
+        "processes": job.ranks.world,
         "vsodpipe": __version__,
         "torch": str(torch.__version__),
         **origin,

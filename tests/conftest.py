@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from helpers import DAVIS, write_video
-from vsodpipe import catalogue, cli, flow_job, flows, manifest, pack, store
+from vsodpipe import (
+    catalogue,
+    checkpoint,
+    cli,
+    flow_job,
+    flows,
+    manifest,
+    models,
+    pack,
+    recipe,
+    store,
+)
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 
@@ -71,6 +82,19 @@ def source(with_flow: Path, tmp_path: Path, quiet: Reporter) -> Source:
     out = tmp_path / "manifests"
     made = manifest.build([], with_flow, out, quiet)["tiny"]
     return manifest.read(manifest.write(made, out, with_flow)[0])
+
+
+@pytest.fixture
+def saved(source: Source, tmp_path: Path) -> checkpoint.Checkpoint:
+    """The checkpoint of a small DBSNet in a run folder `run`: random weights, clips of three."""
+    small = ["data.size=[32, 32]", "data.clip=3", "network.dim=8", "network.heads=2"]
+    stage = recipe.override(models.stages("dbsnet")["debug"], [*small, "network.num_frames=2"])
+    torch.manual_seed(0)
+    network = models.load("dbsnet").build(stage.network)
+    flow = {s.dataset: s.flow["fingerprint"] for s in source.manifest.datasets if s.flow}
+    file = tmp_path / "run" / "checkpoints" / "last.pt"
+    checkpoint.save(file, "dbsnet", stage, network, {}, {"flow": flow})
+    return checkpoint.read(tmp_path / "run", "dbsnet")
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ FOLDERS = {
 ROOMS = [
     ["errors"],
     ["layout_table"],
-    ["recipe", "progress", "devices", "signals", "flow_ahead", "flow_entries"],
-    ["levels"],
+    ["recipe_text"],
+    ["recipe", "progress", "devices", "ranks", "meter", "signals", "flow_ahead", "flow_entries"],
+    ["levels", "loggers", "optimisers", "scales"],
     ["media", "card"],
     ["manifest_text"],
     ["flow_record", "listing", "tree", "masks", "unpack", "shards", "place", "shard_cache"],
@@ -33,6 +34,7 @@ ROOMS = [
     ["a2s_scores"],
     ["metrics", "synth", "cluster", "locate", "fetch", "order", "batches"],
     ["layout_files", "metrics_batch"],
+    ["crf"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
     ["protocols", "scoring", "attributes"],
     ["manifest", "importer", "inventory", "sources"],
@@ -47,7 +49,12 @@ ROOMS = [
     ["layouts", "layout_plan"],
     ["inputs"],
     ["layout_export"],
-    ["stream", "runs", "weights", "flow_raw"],
+    ["stream", "weights", "flow_raw"],
+    ["feed"],
+    ["runs"],
+    ["handover", "learner"],
+    ["stages", "infer"],
+    ["validate"],
     ["maps", "tables"],
     ["flow_forms", "pack_shard"],
     ["flow_video", "pack_plan", "unpack_store"],
@@ -65,6 +72,7 @@ ROOMS = [
         "cli_manifest",
         "cli_models",
         "cli_store",
+        "cli_train",
     ],
     ["cli"],
     ["__main__"],
@@ -207,8 +215,11 @@ def test_flag_list() -> None:
         "unpack": {"--out", "--force", "--json", "--quiet", "-q"},
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
         | {"--resume", "--workers", "--device", "--quiet", "-q"}
-        | {"--cache-dir", "--cache-size"},
+        | {"--cache-dir", "--cache-size"}
+        | {"--recipe", "--strict-data", "--log", "--compile"},
+        "recipe": {"--stage", "--recipe", "--set"},
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
+        | {"--crf", "--batch"}
         | {"--quiet", "-q"},
         "eval": {"--manifest", "--protocol", "--frames", "--resize", "--workers", "--format"}
         | {"--metric", "--curves", "--attributes", "--compare", "--json", "--quiet", "-q"},

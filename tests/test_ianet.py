@@ -127,7 +127,7 @@ def test_the_recipe_is_the_published_one() -> None:
         net = models.create("ianet")
     slow = [
         p for key, p in net.named_parameters()
-        if key.startswith(tuple(f"{module}." for module in optim.lr_factors))
+        if key.startswith(tuple(f"{module}." for module in optim.groups))
     ]  # fmt: skip
     # the published group has the dead stream decoder beside these
     assert sum(p.numel() for p in slow) == 53_194_882 - parameters(net, "unused.rgb_head.")

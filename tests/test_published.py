@@ -100,7 +100,7 @@ def test_bad_files_end_the_test_command_in_words(
     torch.save(hollow("smcf"), file)
     refused("holds weights of smcf, expected ianet. Run it as smcf")
     torch.save({"other.weight": torch.zeros(3)}, file)
-    refused("does not fit ianet as published: 996 tensors missing")
+    refused("does not fit ianet as published: 972 tensors missing")
     torch.save({"epoch": 3}, file)
     refused("a dictionary of epoch")
     torch.save(hollow("ianet"), file)

@@ -7,15 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fill import small
-from vsodpipe import checkpoint, manifest, models, runs, stream, train, transforms
+from vsodpipe import (
+    checkpoint,
+    feed,
+    handover,
+    manifest,
+    models,
+    optimisers,
+    runs,
+    stream,
+    train,
+    transforms,
+)
+from vsodpipe import stages as recipes
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source
 from vsodpipe.models import smcf
 from vsodpipe.progress import Reporter
-from vsodpipe.recipe import Data, Optim, Stage
+from vsodpipe.recipe import Data, Stage
 
 Run = Callable[..., tuple[int, str, str]]
 SLIM = [
@@ -29,7 +41,7 @@ SLIM = [
 
 
 def stages(model: str, *assignments: str) -> tuple[Stage, ...]:
-    return train.choose_stages(model, [], [*SLIM, *assignments], "none")
+    return recipes.choose(model, [], [*SLIM, *assignments], "none")
 
 
 def job(model: str, source: Source, run: Path, *assignments: str) -> runs.Job:
@@ -72,15 +84,14 @@ def test_the_stages_begin_with_the_right_weights(source: Source, tmp_path: Path)
             tensor.fill_(value)
         file = run.last.with_name(f"{stage.name}.pt")
         checkpoint.save(file, "smcf", stage, network, {}, {})
-    train._hand_over(network, run, 1)
-    assert all(torch.equal(value, origin[k]) for k, value in network.state_dict().items())
-    train._hand_over(network, run, 2)
-    for key, value in network.state_dict().items():
+    begun = handover.begin(run, 1, network.state_dict()).state_dict()
+    assert all(torch.equal(value, origin[k]) for k, value in begun.items())
+    for key, value in handover.begin(run, 2, None).state_dict().items():
         assert bool((value == (1 if key.startswith("rgb.") else 2)).all()), key
     alone = replace(run, stages=run.stages[2:], run=tmp_path / "other", init=run.run)
     changed = replace(alone.stages[0], transfer="published")
-    train._hand_over(network, replace(alone, stages=(changed,)), 0)
-    assert all(bool((value == 1).all()) for value in network.state_dict().values())
+    begun = handover.begin(replace(alone, stages=(changed,)), 0, None).state_dict()
+    assert all(bool((value == 1).all()) for value in begun.values())
 
 
 def test_still_images_train_ianet_with_zero_flow(
@@ -90,7 +101,8 @@ def test_still_images_train_ianet_with_zero_flow(
     made = manifest.build([], data_root, tmp_path, quiet)["tiny"]
     bare = manifest.read(manifest.write(made, tmp_path, data_root)[0])
     given = job("ianet", bare, tmp_path / "run", "optim.step_epochs=[1]")
-    clips = train._clips(given.stages[0], given, ["TINY_train"], quiet)
+    data = feed.choose(given.stages[0], bare)
+    clips = feed.clips(given.stages[0], data, given, given.ranks, quiet)
     sample = stream.fed("ianet", next(stream.loader(clips, epoch=0, start=0, workers=0)))
     assert sample["flow"].shape == sample["img"].shape == (2, 3, 64, 64)
     assert not sample["flow"].any() and sample["valid"].shape == (2,)
@@ -124,40 +136,14 @@ def test_smcf_predicts_groups_of_neighbours(
 def test_optimisers_of_the_recipes() -> None:
     with torch.device("meta"):
         network = models.load("ianet").build(models.load("ianet").Options())
-    optimiser = train.make_optimiser(network, models.stages("ianet")["train"].optim)
+    optimiser = optimisers.make(network, models.stages("ianet")["train"].optim)
     assert isinstance(optimiser, torch.optim.SGD)
-    rest, slow = optimiser.param_groups
+    rest, slow = sorted(optimiser.param_groups, key=lambda group: -group["factor"])
     assert (rest["factor"], slow["factor"]) == (1.0, 0.1) and rest["nesterov"]
     assert rest["weight_decay"] == slow["weight_decay"] == 5e-4, "on biases and norms, too"
     # the published groups have the dead parameters beside these
     assert sum(p.numel() for p in slow["params"]) == 53_194_882 - 1_180_929
     assert sum(p.numel() for p in rest["params"]) == 53_747_172 - 28_830
-    assert isinstance(train.make_optimiser(network, Optim(kind="adam")), torch.optim.Adam)
-    with pytest.raises(UsageError, match="Did you mean lr_factors.flow"):
-        train.make_optimiser(network, Optim(lr_factors={"flo": 0.1}))
-
-
-def test_a_factor_acts_on_its_module() -> None:
-    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
-    options = Optim(kind="sgd", lr=1.0, lr_factors={"1": 0.5}, weight_decay=0.0, momentum=0.0)
-    optimiser = train.make_optimiser(network, options)
-    before = [p.item() for p in network.parameters()]
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimiser.step()
-    moved = [a - p.item() for a, p in zip(before, network.parameters(), strict=True)]
-    assert moved == pytest.approx([1.0, 0.5])
-
-
-def test_steps_of_the_rate_and_sizes() -> None:
-    optim = models.stages("smcf")["finetune"].optim
-    rates = [train.learning_rate(optim, 0, 1, epoch) for epoch in range(20)]
-    assert rates == pytest.approx([2e-3] * 19 + [2e-4])
-    scales = models.stages("smcf")["finetune"].scales
-    sizes = [train.scaled_size((352, 352), scale) for scale in scales]
-    assert sizes == [(256, 256), (352, 352), (448, 448)]
-    ramp = torch.arange(5.0).expand(2, 3, 1, 4, 5)
-    assert torch.allclose(transforms.rescale(ramp, (7, 9))[1, 2, 0, 3], torch.arange(9.0) / 2)
 
 
 def test_unknown_heads_have_no_weight(source: Source, tmp_path: Path) -> None:

@@ -130,11 +130,9 @@ def test_finetuning_begins_with_both_pretrainings() -> None:
     """Meant: flow's weights with the RGB trunk of RGB's, statistics too. Published: RGB's alone."""
     rgb = {key: torch.zeros(1) for key in tiny().state_dict()}
     flow = {key: torch.ones(1) for key in rgb}
-    meant = smcf.join([rgb, flow], "intended")
+    meant = smcf.intended([rgb, flow], {})
     assert {key for key, value in meant.items() if not value.any()} == {
         key for key in rgb if key.startswith("rgb.")
     }
     assert "rgb.layer4.2.bn3.running_var" in rgb
-    assert not any(value.any() for value in smcf.join([rgb, flow], "published").values())
-    with pytest.raises(UsageError, match="Did you mean intended"):
-        smcf.join([rgb, flow], "intendet")
+    assert not any(value.any() for value in smcf.published([rgb, flow], {}).values())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vsodpipe import checkpoint, manifest, models, recipe, runs, train
+from vsodpipe import stages as recipes
 from vsodpipe.errors import DataError, UsageError, VsodpipeError, WeightsError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -26,7 +27,7 @@ SMALL = [
 
 
 def stages(*assignments: str) -> tuple[Stage, ...]:
-    return train.choose_stages("dbsnet", ["debug"], [*SMALL, *assignments], None)
+    return recipes.choose("dbsnet", ["debug"], [*SMALL, *assignments], None)
 
 
 def job(source: Source, run: Path, *assignments: str) -> runs.Job:
@@ -53,9 +54,10 @@ def test_a_run_folder_tells_where_it_comes_from(source: Source, tmp_path: Path) 
     last = train.train(job(source, run, "epochs=2"), reporter)
     assert last == run / "checkpoints" / "last.pt" and (run / "checkpoints" / "debug.pt").is_file()
     assert len(losses(run)) == 2 * 4
-    assert printed == [
+    assert printed[0] == (
         "stage debug: trains on TINY_train; the published recipe has beside them: DAVIS_train"
-    ]
+    )
+    assert "no val split in the manifest, so no best.pt" in printed[1] and len(printed) == 2
     note = json.loads((run / "run.json").read_text())
     assert note["trained_on"] == {"debug": ["TINY_train"]}
     assert note["recipe_also_names"] == {"debug": ["DAVIS_train"]}
@@ -244,20 +246,20 @@ def test_init_takes_the_weights_of_another_run(source: Source, tmp_path: Path) -
 
 
 def test_a_later_stage_needs_weights(source: Source, tmp_path: Path) -> None:
-    chosen = train.choose_stages("dbsnet", ["finetune"], SMALL, None)
+    chosen = recipes.choose("dbsnet", ["finetune"], SMALL, None)
     with pytest.raises(UsageError, match="continues from the weights of stage pretrain"):
         train.train(replace(job(source, tmp_path / "r"), stages=chosen), Reporter(quiet=True))
     assert not (tmp_path / "r").exists()
 
 
 def test_the_chain_is_the_default_and_backbone_weights_go_to_its_start() -> None:
-    chain = train.choose_stages("dbsnet", [], [], "none")
+    chain = recipes.choose("dbsnet", [], [], "none")
     assert [s.name for s in chain] == ["pretrain", "finetune"]
     assert chain[0].network.backbone_weights is None
-    published = train.choose_stages("dbsnet", [], [], None)
+    published = recipes.choose("dbsnet", [], [], None)
     assert published[0].network.backbone_weights == "imagenet"
     with pytest.raises(UsageError, match="Did you mean finetune"):
-        train.choose_stages("dbsnet", ["finetun"], [], None)
+        recipes.choose("dbsnet", ["finetun"], [], None)
 
 
 def test_a_manifest_without_the_recipes_data(source: Source, tmp_path: Path) -> None:
@@ -323,19 +325,6 @@ def test_a_damaged_run_folder_is_named(
     (tmp_path / "run" / name).write_text(text)
     with pytest.raises(DataError, match="run"):
         runs.resumed(tmp_path / "run", "dbsnet", source)
-
-
-def test_learning_rate_is_a_cosine() -> None:
-    options = Optim(lr=1.0, min_lr=0.2)
-    rates = [train.learning_rate(options, step, 5) for step in range(5)]
-    assert rates[0] == 1.0 and abs(rates[2] - 0.6) < 1e-12 and abs(rates[4] - 0.2) < 1e-12
-
-
-def test_no_decay_on_biases_and_norms() -> None:
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    decayed, plain = train.make_optimiser(network, Optim(weight_decay=0.5)).param_groups
-    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.5
-    assert len(plain["params"]) == 3 and plain["weight_decay"] == 0
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""Commands that train networks and show their recipes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vsodpipe.cli_app import DeviceOption, ManifestOption, QuietOption, app
+from vsodpipe.errors import Interrupted, UsageError
+from vsodpipe.progress import Reporter
+
+ModelArgument = Annotated[str, typer.Argument(help="Network, such as dbsnet.")]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="TOML file, as vsodpipe recipe prints it.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe key, repeatable, such as optim.lr=1e-4."),
+]
+
+
+@app.command(epilog="Example: vsodpipe recipe dbsnet --stage finetune > mine.toml")
+def recipe(
+    model: ModelArgument,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Stage to print, repeatable (default: all).")
+    ] = None,
+    file: RecipeOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Print the recipes of a network as TOML, every key explained; train --recipe reads it."""
+    from vsodpipe import models, stages
+    from vsodpipe.recipe import to_toml
+
+    everything = [*models.stages(model)] if file is None else []
+    found = stages.choose(model, stage or everything, assignments or [], None, file)
+    typer.echo(to_toml({each.name: each for each in found}, explain=True), nl=False)
+
+
+@app.command(epilog="Example: vsodpipe train dbsnet --manifest manifests/davis.json")
+def train(
+    model: ModelArgument,
+    manifest: ManifestOption,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Stage to run, repeatable (default: the whole chain).")
+    ] = None,
+    file: RecipeOption = None,
+    assignments: SetOption = None,
+    backbone_weights: Annotated[
+        str | None,
+        typer.Option(help="Backbone's start: imagenet, a local FILE, or none (random)."),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
+    ] = None,
+    strict_data: Annotated[
+        bool, typer.Option("--strict-data", help="Refuse a manifest that lacks data of the recipe.")
+    ] = False,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of this run (default: runs/MODEL-TIME).")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run folder, with the recipe it has.")
+    ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, repeatable.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run the network through torch.compile.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads that load data (default: 4 on CUDA, else 0)."),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the shards of a store on the network (default: none)."),
+    ] = None,
+    cache_size: Annotated[
+        float, typer.Option(min=0.1, help="Most gigabytes that folder may hold.")
+    ] = 16.0,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network on what a manifest holds, by its published recipe. Runs under torchrun."""
+    from vsodpipe import inputs, models, ranks, runs, stages
+    from vsodpipe import train as training
+    from vsodpipe.devices import resolve
+
+    if resume and (stage or file or assignments or backbone_weights or init or run or strict_data):
+        raise UsageError("--resume takes the recipe of the run: leave out its other options.")
+    models.load(model)
+    where = ranks.place(resolve(device))
+    with ranks.joined(where) as joined:
+        reporter = Reporter(quiet or not joined.first)
+        source = inputs.open_manifest(manifest, reporter)
+        if resume:
+            chosen, folder = runs.resumed(resume, model, source), resume
+        else:
+            chosen = stages.choose(model, stage or [], assignments or [], backbone_weights, file)
+            folder = run or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if workers is None:  # on CPU the network needs every core: loaders would only disturb it
+            workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
+        job = runs.Job(
+            model,
+            source,
+            chosen,
+            joined.shared(folder),
+            where,
+            workers,
+            init,
+            ranks=joined,
+            logs=tuple(log or ()),
+            strict_data=strict_data,
+            compiled=compiled,
+            cache=cache_dir,
+            cache_bytes=int(cache_size * 2**30),
+        )
+        try:
+            last = training.train(job, reporter, resume=resume is not None)
+        except KeyboardInterrupt:
+            if not (job.run / "run.json").is_file():
+                raise
+            again = f"vsodpipe train {model} --manifest {manifest} --resume {job.run}"
+            raise Interrupted(f"interrupted. Continue with: {again}") from None
+    reporter.say(f"weights: {last}")
+    reporter.say(f"Next: vsodpipe test {model} --checkpoint {job.run} --manifest {manifest}")

@@ -1,0 +1,70 @@
+"""Which stages a training runs: the model's chain, those named, or those of a recipe file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vsodpipe import media, models, recipe
+from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.recipe import Stage
+
+
+def choose(
+    model: str,
+    names: list[str],
+    assignments: list[str],
+    backbone_weights: str | None,
+    file: Path | None = None,
+) -> tuple[Stage, ...]:
+    """Return the stages to run, with `--set` applied to each.
+
+    Without names they are the model's chain, or all stages of the recipe `file`. `backbone_weights`
+    replaces the initial weights of the first one, and of those that begin anew. Raises UsageError
+    for an unknown stage or key, and DataError for a file that is no recipe.
+    """
+    known = models.stages(model)
+    if file is not None:
+        known = _read(file, model, known)
+    for name in names:
+        if name not in known:
+            raise unknown(f"stage of {file or model}", name, known)
+    default = list(known) if file is not None else models.load(model).CHAIN
+    stages = [recipe.override(known[name], assignments) for name in names or default]
+    if backbone_weights is not None:
+        weights = None if backbone_weights == "none" else backbone_weights
+        for number, stage in enumerate(stages):
+            if number == 0 or stage.fresh:
+                network = replace(stage.network, backbone_weights=weights)
+                stages[number] = replace(stage, network=network)
+    return tuple(stages)
+
+
+def _read(file: Path, model: str, published: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stages of a TOML file: one table a stage.
+
+    A table named like a stage of the model says what is different from it; any other one is whole.
+    """
+    try:
+        tables = tomllib.loads(media.read_bytes(file).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{file}: no TOML file: {error}.") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise DataError(
+            f"{file}: expected one table a stage, such as [finetune]. "
+            f"Print one: vsodpipe recipe {model}."
+        )
+    try:
+        return {name: _stage(model, name, table, published) for name, table in tables.items()}
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+def _stage(model: str, name: str, table: dict[str, Any], published: Mapping[str, Stage]) -> Stage:
+    values = {**table, "name": name}
+    if name in published:
+        return recipe.update(published[name], values)
+    return recipe.stage_from_dict({"network": {}, **values}, models.load(model).Options)
