@@ -23,17 +23,19 @@ import platform
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
 import numpy as np
 import torch
 from PIL import Image
@@ -336,74 +338,60 @@ def medians(
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-class Ranges(BaseHTTPRequestHandler):
-    """Serves a folder with ranges of bytes, every answer LATENCY late."""
+@contextmanager
+def range_server(folder: str) -> Iterator[str]:
+    """Serve a folder from a process of its own; yield its URL."""
+    script = Path(__file__).with_name("range_server.py")
+    command = [sys.executable, str(script), folder, str(LATENCY)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
-    protocol_version = "HTTP/1.1"
-    root = Path()
-    sent = 0
-    requests = 0
-    lock = threading.Lock()
 
-    def log_message(self, *_: Any) -> None:
-        return
-
-    def do_HEAD(self) -> None:
-        self.do_GET(body=False)
-
-    def do_GET(self, body: bool = True) -> None:
-        time.sleep(LATENCY)
-        path = self.root / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        size = path.stat().st_size
-        wanted = self.headers.get("Range")
-        start, end = 0, size
-        if wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            start = int(first) if first else size - int(last)
-            end = min(size, int(last) + 1) if first and last else size
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(end - start))
-        self.send_header("Accept-Ranges", "bytes")
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-        self.end_headers()
-        if body:
-            with open(path, "rb") as file:
-                file.seek(start)
-                self.wfile.write(file.read(end - start))
-            with self.lock:
-                Ranges.sent += end - start
-                Ranges.requests += 1
+def served(url: str) -> tuple[int, int]:
+    """Return the requests that the server has answered, and the bytes that it has sent."""
+    with urllib.request.urlopen(f"{url}/served") as answer:
+        requests, sent = json.load(answer)
+    return requests, sent
 
 
 def over_http(source: manifest.Source, size: int, batch: int, folder: Path) -> dict[str, Any]:
-    """Return what the cold first epoch of uint8 batches over HTTP took."""
-    Ranges.root = Path(source.root)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    far = manifest.Source(source.manifest, source.file, url)
-    result = {}
-    for name, cache in (("ranges", None), ("cache", folder / "cache")):
-        Ranges.sent = Ranges.requests = 0
+    """Return what the cold first epoch of uint8 batches over HTTP took, and its fetch alone."""
+    result: dict[str, Any] = {}
+    with range_server(source.root) as url:
+        far = manifest.Source(source.manifest, source.file, url)
+        store = stream.open_reader(far, "BENCH_train", "store")
+        total = len(store)
+        frame = size * size * 3
+        wanted = [
+            (f"{url}/BENCH_train.zarr/img/c/0/0/0/0", n * frame) for n in range(min(128, total))
+        ]
+        system = fsspec.filesystem("http")
         start = time.perf_counter()
-        clips = clips_of(far, size, 1, batch, True, cache=cache)
-        first = None
-        for _ in stream.loader(clips, 0, 0, 4):
-            first = first or time.perf_counter() - start
-        took = time.perf_counter() - start
-        result[name] = {
-            "frames_per_s": round(clips.steps() * batch / took),
-            "first_batch_s": round(first or 0, 2),
-            "requests_per_frame": round(Ranges.requests / (clips.steps() * batch), 2),
-            "MB": round(Ranges.sent / 1e6),
-        }
-    server.shutdown()
+        for first in range(0, len(wanted), 32):
+            paths, starts = zip(*wanted[first : first + 32], strict=True)
+            system.cat_ranges(list(paths), list(starts), [s + frame for s in starts])
+        result["MB/s of 32 ranges at once"] = round(
+            len(wanted) * frame / 1e6 / (time.perf_counter() - start)
+        )
+        for name, cache in (("ranges", None), ("cache", folder / "cache")):
+            before = served(url)
+            start = time.perf_counter()
+            clips = clips_of(far, size, 1, batch, True, cache=cache)
+            first_batch = None
+            for _ in stream.loader(clips, 0, 0, 4):
+                first_batch = first_batch or time.perf_counter() - start
+            took = time.perf_counter() - start
+            requests, sent = (b - a for a, b in zip(before, served(url), strict=True))
+            result[name] = {
+                "frames_per_s": round(clips.steps() * batch / took),
+                "first_batch_s": round(first_batch or 0, 2),
+                "requests_per_frame": round(requests / (clips.steps() * batch), 2),
+                "MB": round(sent / 1e6),
+            }
     return result
 
 

@@ -95,6 +95,11 @@ class Files:
         return start
 
     @property
+    def cache_bytes(self) -> int | None:
+        """The most that the cache may hold, None without one."""
+        return None if self._cache is None else self._cache.limit
+
+    @property
     def direct(self) -> bool:
         """Whether files are on the local disk, or will be when they are read."""
         return self.local or self._cache is not None

@@ -159,7 +159,7 @@ def open_reader(
     files = Files(source, split)
     if kind == "files":
         return files
-    store = Store(f"{source.root}/{dataset}.zarr", cache, cache_bytes)
+    store = Store(_packed(source.root, dataset), cache, cache_bytes)
     flow = split.flow or {}
     same = (
         store.dataset == dataset
@@ -173,3 +173,9 @@ def open_reader(
             f"Pack it anew: vsodpipe pack {dataset} --force."
         )
     return store
+
+
+def _packed(root: str, dataset: str) -> str:
+    """Return where `vsodpipe pack` leaves a store: the .zarr, or the .h5 where that is alone."""
+    url, alone = f"{root}/{dataset}.zarr", f"{root}/{dataset}.h5"
+    return alone if Path(alone).is_file() and not Path(url).exists() else url

@@ -82,8 +82,11 @@ def _fill(dataset: Any, group: store.Group, files: list[Path]) -> None:
                 dataset.id.write_direct_chunk(place, data[start : start + size])
 
 
-def load(files: Files) -> store.Parts:
-    """Open the HDF5 form of a store. Raises DataError for anything that a pack does not write."""
+def load(files: Files, checks: bool = False) -> store.Parts:
+    """Open the HDF5 form of a store, with what only `checks` need.
+
+    Raises DataError for anything that a pack does not write.
+    """
     with _opened(files) as file:
         try:
             attributes = json.loads(file.attrs.get("vsodpipe", "null"))
@@ -91,7 +94,7 @@ def load(files: Files) -> store.Parts:
             raise store.damaged(files.url, "its attributes are not JSON") from error
         about = store.check_attributes(attributes, files.url)
         small = {}
-        for name in store.small_names(about):
+        for name in store.small_names(about, checks):
             small[name] = np.asarray(_dataset(file, name, files.url)[()])
             dtype, dimensions = store.small_kind(name)
             if small[name].dtype != np.dtype(dtype) or small[name].ndim != len(dimensions):

@@ -43,15 +43,12 @@ class Store:
     def __init__(self, url: str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> None:
         self.url = url.rstrip("/")
         self._files = Files(self.url, cache, cache_bytes)
-        load = hdf5.load if self.url.endswith(hdf5.SUFFIXES) else zarr_files.load
-        parts = load(self._files)
+        parts = self._load()
         self._about, self.attributes, self._pixels = parts.about, parts.attributes, parts.pixels
         self._files.stamp = self._about.fingerprint
         small = parts.small
         self._offset, self._sizes = small["video_offset"], small["video_size"]
         self._numbers, self._crc = small["source_frame"], small["stored_crc32c"]
-        self.source_crc32c: NDArray[np.uint32] = small["source_crc32c"]
-        """CRC-32C of the files that the frames were made from, (frames, arrays)."""
         letters = small["frame_name"]
         self._names = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in letters]
         self._has = {a: small[f"has_{a}"] for a in self._about.arrays if a != "img"}
@@ -59,6 +56,20 @@ class Store:
         self._group, self._row = self._places(small)
         self._checked = {a: np.zeros(len(self._names), bool) for a in self._about.arrays}
         self._check()
+
+    def _load(self, checks: bool = False) -> store.Parts:
+        load = hdf5.load if self.url.endswith(hdf5.SUFFIXES) else zarr_files.load
+        return load(self._files, checks)
+
+    def source_crc32c(self) -> NDArray[np.uint32]:
+        """Return the CRC-32C of the files that the frames were made from, (frames, arrays).
+
+        It is read anew: nobody needs it but a check. Raises DataError for a damaged store.
+        """
+        found: NDArray[np.uint32] = self._load(checks=True).small["source_crc32c"]
+        if found.shape != self._crc.shape:
+            raise store.damaged(self.url, "its arrays disagree")
+        return found
 
     def _places(self, small: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return for every frame the number of its group and its row there."""
@@ -81,7 +92,7 @@ class Store:
             and offset[-1] == total
             and (np.diff(offset) > 0).all()
             and (self._group >= 0).all()
-            and self._crc.shape == self.source_crc32c.shape == (total, len(self._about.arrays))
+            and self._crc.shape == (total, len(self._about.arrays))
             and all(len(has) == total for has in (*self._has.values(), self._numbers))
         )
         if not whole:
@@ -114,6 +125,11 @@ class Store:
     def nbytes(self) -> int:
         """Bytes of all shards."""
         return sum(sum(sizes) for group in self._about.groups for sizes in group.bytes.values())
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The most that the cache of a remote store may hold, None without one."""
+        return self._files.cache_bytes
 
     @property
     def videos(self) -> list[str]:

@@ -204,10 +204,11 @@ def small_kind(name: str) -> tuple[str, tuple[str, ...]]:
     return ("bool", ("frame",)) if name.startswith("has_") else SMALL[name]
 
 
-def small_names(about: Attributes) -> list[str]:
-    """Return the names of the arrays that are not of pixels."""
+def small_names(about: Attributes, checks: bool = True) -> list[str]:
+    """Return the names of the arrays that are not of pixels; without `checks` those to read."""
+    small = [name for name in SMALL if checks or name != "source_crc32c"]
     has = [f"has_{array}" for array in about.arrays if array != "img"]
-    return [*SMALL, *has, *(group.named("order") for group in about.groups if group.path)]
+    return [*small, *has, *(group.named("order") for group in about.groups if group.path)]
 
 
 def array_attributes(array: str, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def lines(about: dict[str, Any]) -> list[str]:
 def check(store: Store, root: Path, reporter: Reporter) -> Checked:
     """Compare every frame with its checksum, and the files in data root `root` with theirs."""
     plan = _plan(store, root, reporter)
+    made_from = store.source_crc32c()
     faults: list[str] = []
     chunks = sources = 0
     with reporter.task(f"check {store.url}", len(store), "frame") as counter:
@@ -82,7 +83,7 @@ def check(store: Store, root: Path, reporter: Reporter) -> Checked:
                     faults.append(str(error))
                     continue
                 sources += crc != 0
-                if crc != store.source_crc32c[index, column]:
+                if crc != made_from[index, column]:
                     faults.append(f"{entry.where}: {key} has changed since it was packed.")
             counter.advance()
     return Checked(chunks, sources, faults)

@@ -10,6 +10,7 @@ Legend: B samples of a batch, T frames of a sample, N references, H W rows and c
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -44,6 +45,8 @@ __all__ = [
     "open_reader",
     "stack",
 ]
+
+log = logging.getLogger(__name__)
 
 Item = tuple[int, int, int]
 """(epoch, position in its order, number of the sample)."""
@@ -99,6 +102,7 @@ class Clips(Dataset[Sample | VsodpipeError]):
         self._window = self._choose_window()
         self._blocks = self._shards() if self._window else None
         self._samples = Samples(readers, stage)
+        self._warn_of_a_small_cache()
 
     def _starts(self, number: int) -> list[tuple[int, int, int]]:
         """Return (reader, video, first frame or anchor) of every sample of a data set."""
@@ -117,6 +121,25 @@ class Clips(Dataset[Sample | VsodpipeError]):
         if self._stage.data.window is not None:
             return self._stage.data.window
         return order.REMOTE_WINDOW if any(map(_remote, self._readers)) else 0
+
+    def _warn_of_a_small_cache(self) -> None:
+        """Say when shards will go before their window is read, to be fetched again."""
+        for reader in self._readers:
+            if not isinstance(reader, Store) or reader.cache_bytes is None:
+                continue
+            count = sum(group.shards for group in reader.groups)
+            needed = reader.nbytes * min(2 * self._window, count) // count
+            if reader.cache_bytes < needed:
+                log.warning(
+                    "%s: the cache holds %.1f GB, less than two windows of shards (%.1f GB): "
+                    "they will be fetched several times. Use --cache-size %.1f or more.",
+                    *(
+                        reader.path,
+                        reader.cache_bytes / 2**30,
+                        needed / 2**30,
+                        needed / 2**30 + 0.1,
+                    ),
+                )
 
     def _shards(self) -> NDArray[np.int64]:
         """Return for every sample the number of its shard, or of its video where files are read."""

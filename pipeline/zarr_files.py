@@ -126,8 +126,11 @@ def _dump(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
-def load(files: Files) -> store.Parts:
-    """Open the zarr form of a store. Raises DataError for anything that a pack does not write."""
+def load(files: Files, checks: bool = False) -> store.Parts:
+    """Open the zarr form of a store, with what only `checks` need.
+
+    Raises DataError for anything that a pack does not write.
+    """
     where = files.path("zarr.json")
     try:
         (data,) = files.whole(["zarr.json"])
@@ -149,7 +152,8 @@ def load(files: Files) -> store.Parts:
             name = group.named(array)
             _same(nodes.get(name), pixel_metadata(array, about, group), where, name)
             pixels[group.path, array] = _pixels(array, about, group, files)
-    return store.Parts(about, attributes or {}, _small(files, about, nodes, where), pixels)
+    small = _small(files, store.small_names(about, checks), nodes, where)
+    return store.Parts(about, attributes or {}, small, pixels)
 
 
 def _pixels(array: str, about: store.Attributes, group: store.Group, files: Files) -> store.Pixels:
@@ -164,9 +168,9 @@ def _pixels(array: str, about: store.Attributes, group: store.Group, files: File
 
 
 def _small(
-    files: Files, about: store.Attributes, nodes: dict[str, Any], where: str
+    files: Files, names: list[str], nodes: dict[str, Any], where: str
 ) -> dict[str, NDArray[Any]]:
-    names, shapes = store.small_names(about), []
+    shapes = []
     for name in names:
         node = nodes.get(name)
         shape = node.get("shape") if isinstance(node, dict) else None

@@ -101,7 +101,11 @@ def test_a_failure_is_tried_again_and_the_last_one_is_told(
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_remote_store_gives_the_samples_of_the_local_one(
-    source: Source, tmp_path: Path, quiet: Reporter, cached: bool
+    source: Source,
+    tmp_path: Path,
+    quiet: Reporter,
+    cached: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     target = Path(source.root) / "TINY_train.zarr"
     pack.pack(source.split("TINY_train"), source.root, target, (48, 64), quiet)
@@ -119,7 +123,11 @@ def test_a_remote_store_gives_the_samples_of_the_local_one(
         for a, b in zip(stream.loader(near, 1, 0, 0), found, strict=True):
             assert all(torch.equal(a[key], b[key]) for key in ("img", "gt", "flow"))
             assert a["key"] == b["key"]
-        assert folder.is_dir() == cached
+        assert folder.is_dir() == cached and not caplog.records
+        small = {"cache": folder if cached else None, "cache_bytes": 1000}
+        stream.Clips([stream.open_reader(far, "TINY_train", "store", **small)], stage)
+        said = ["less than two windows" in record.getMessage() for record in caplog.records]
+        assert said == [True] * cached
     finally:
         system.rm("memory://far", recursive=True)
     unset = stream.Clips([reader], replace(stage, data=replace(data, window=None)))
