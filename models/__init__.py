@@ -17,6 +17,7 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
                 annotation) and the factors of single heads, by name, where the recipe has others
     PUBLISHED   only where the authors published weights: (pattern, replacement) rules that turn the
                 keys of our state dict into those of the published file
+    PUBLISHED_UNDER  only where that file is a dictionary around the state dict: the key it is under
 
 which `Model` below says in types. tests/test_models.py holds every file here to it.
 """

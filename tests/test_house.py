@@ -26,6 +26,7 @@ ROOMS = [
     ["media", "card"],
     ["flow_record", "listing", "tree", "masks", "unpack"],
     ["metrics", "synth", "cluster", "locate"],
+    ["a2s_data", "a2s_tasks"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
     ["manifest", "importer", "inventory", "sources"],
     ["store", "checkpoint"],
