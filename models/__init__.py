@@ -19,6 +19,7 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
                 epoch) -> the number to minimise; random numbers come from torch's generator
     PUBLISHED   only where the authors published weights: (pattern, replacement) rules that turn the
                 keys of our state dict into those of the published file
+    PUBLISHED_UNDER  only where that file is a dictionary around the state dict: the key it is under
 
 and the functions that its stages name in `transfer`: (states, initial) -> the state dict a stage
 begins with, from those of the stages it joins and that of its network with initial weights.

@@ -162,6 +162,58 @@ def load_resnet(encoders: Iterable[nn.Module], name: str, source: str) -> None:
         load_strictly(encoder, state, f"{path} as weights of {name}")
 
 
+class VGG16(nn.ModuleList):
+    """VGG-16 (Simonyan & Zisserman, 2015) without batch norm, last pooling and classifier.
+
+    Modules are numbered as torchvision's `features`; `width` 64 is the published one. A stage
+    begins with its pooling, so that stages 1 to 5 end at strides 1, 2, 4, 8, 16.
+    """
+
+    STARTS = (0, 4, 9, 16, 23, 30)
+
+    def __init__(self, width: int = 64) -> None:
+        layers: list[nn.Module] = []
+        c_in = 3
+        for multiple, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
+            if layers:
+                layers.append(nn.MaxPool2d(2))
+            for _ in range(depth):
+                layers += [nn.Conv2d(c_in, multiple * width, 3, padding=1), nn.ReLU(inplace=True)]
+                c_in = multiple * width
+        super().__init__(layers)
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        """Return the map of stage `number` (1 to 5) from that of the stage before."""
+        for index in range(*self.STARTS[number - 1 : number + 1]):
+            x = self[index](x)
+        return x
+
+    def fine(self, x: Tensor) -> list[Tensor]:
+        """Map (N, 3, H, W) to the maps of stages 1, 2 and 3."""
+        maps = []
+        for number in (1, 2, 3):
+            x = self.stage(number, x)
+            maps.append(x)
+        return maps
+
+
+def load_vgg16(encoders: Iterable[nn.Module], source: str) -> None:
+    """Load `source` into every `VGG16`: a file, or "imagenet".
+
+    That is torchvision's IMAGENET1K_V1, which timm publishes as `vgg16.tv_in1k`. A file may hold
+    the classifier, too, or the features alone (`0.weight`).
+    """
+    path = fetch_timm("timm/vgg16.tv_in1k") if source == "imagenet" else Path(source).expanduser()
+    classifier = ("classifier.", "pre_logits.", "head.")
+    state = {
+        key.removeprefix("features."): tensor
+        for key, tensor in read_state_dict(path).items()
+        if not key.startswith(classifier)
+    }
+    for encoder in encoders:
+        load_strictly(encoder, state, f"{path} as weights of vgg16")
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors or torch file by name; the file is data, never code."""
     state = read_file(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +34,26 @@ def resized(x: Tensor, size: Tensor | tuple[int, int]) -> Tensor:
     """Return `x` (N, C, h, w) at `size` (H, W), or at that of a map; corners stay corners."""
     target = size.shape[-2:] if isinstance(size, Tensor) else size
     return F.interpolate(x, size=target, mode="bilinear", align_corners=True)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al. 2017), rates for output stride 16."""
+
+    def __init__(self, c_in: int, dim: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.branches = numbered(
+            conv_bn_relu(c_in, dim, 1 if rate == 1 else 3, dilation=rate, bias=bias)
+            for rate in (1, 6, 12, 18)
+        )
+        self.pooled = conv_bn_relu(c_in, dim, 1, bias=bias)
+        self.merge = conv_bn_relu(5 * dim, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, c_in, h, w) to (N, dim, h, w)."""
+        maps = [branch(x) for branch in self.branches.values()]
+        pooled = self.pooled(x.mean((2, 3), keepdim=True))
+        merged: Tensor = self.merge(torch.cat((*maps, resized(pooled, x)), 1))
+        return merged
 
 
 def start_small(network: nn.Module) -> None:

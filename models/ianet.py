@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vsodpipe.errors import UsageError
 from vsodpipe.models._backbones import ResNet, load_resnet
-from vsodpipe.models._blocks import conv_bn_relu, numbered, resized, start_small
+from vsodpipe.models._blocks import ASPP, conv_bn_relu, numbered, resized, start_small
 from vsodpipe.models._losses import bce_soft_iou
 from vsodpipe.recipe import Data, Group, Maps, Optim, Stage
 
@@ -50,25 +50,6 @@ def coarse_head(dim: int) -> nn.Sequential:
     return nn.Sequential(
         *conv_bn_relu(dim, dim, 3), *conv_bn_relu(dim, dim, 3), nn.Conv2d(dim, 1, 1)
     )
-
-
-class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling (Chen et al. 2017), rates for output stride 16."""
-
-    def __init__(self, c_in: int, dim: int) -> None:
-        super().__init__()
-        self.branches = numbered(
-            conv_bn_relu(c_in, dim, 1 if rate == 1 else 3, dilation=rate) for rate in (1, 6, 12, 18)
-        )
-        self.pooled = conv_bn_relu(c_in, dim, 1)
-        self.merge = conv_bn_relu(5 * dim, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, c_in, h, w) to (N, dim, h, w)."""
-        maps = [branch(x) for branch in self.branches.values()]
-        pooled = self.pooled(x.mean((2, 3), keepdim=True))
-        merged: Tensor = self.merge(torch.cat((*maps, resized(pooled, x)), 1))
-        return merged
 
 
 class Stream(nn.Module):

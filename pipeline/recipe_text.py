@@ -107,9 +107,10 @@ def _toml_lines(table: Any, prefix: str, explain: bool) -> list[str]:
 
 def field_notes(kind: type) -> dict[str, str]:
     """Return the text below each field of a dataclass; it is written there and nowhere else."""
+    parent = kind.__mro__[1]
+    notes = {} if parent is object else field_notes(parent)
     body = ast.parse(inspect.getsource(kind)).body[0]
     assert isinstance(body, ast.ClassDef)
-    notes = {}
     for before, node in zip(body.body, body.body[1:], strict=False):
         text = node.value if isinstance(node, ast.Expr) else None
         if isinstance(before, ast.AnnAssign) and isinstance(text, ast.Constant):

@@ -34,7 +34,7 @@ ROOMS = [
     ["a2s_scores"],
     ["metrics", "synth", "cluster", "locate", "fetch", "order", "batches"],
     ["layout_files", "metrics_batch"],
-    ["crf"],
+    ["crf", "a2s_data", "a2s_tasks"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
     ["protocols", "scoring", "attributes"],
     ["manifest", "importer", "inventory", "sources"],

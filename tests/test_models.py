@@ -66,6 +66,8 @@ def debug_sample(stage: Stage, sampling: Sampling) -> dict[str, Tensor]:
     frames = (stage.data.clip,) if sampling == "clip" else ()
     shape = (2, *frames, 3, *stage.data.size)
     sample = {key: torch.rand(shape) for key in stage.data.inputs}
+    for key in (key for key in sample if key.startswith("ref_")):
+        sample[key] = torch.rand(2, stage.data.references, *shape[-3:])
     sample["gt"] = (torch.rand(2, *frames, 1, *stage.data.size) > 0.5).float()
     sample["valid"] = torch.ones(2, *frames, dtype=torch.bool)
     return sample
