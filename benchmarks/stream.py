@@ -447,6 +447,7 @@ def report(chosen: argparse.Namespace, scratch: Path) -> None:
     sources = {"raw": packed(data, scratch / "raw", chosen.flow, size)}
     packing = time.process_time() - started
     sources["jpeg"] = packed(data, scratch / "jpeg", chosen.flow, size, "jpeg")
+    sources["small"] = packed(data, scratch / "small", chosen.flow, size, "small")
     split = sources["raw"].manifest.datasets[0]
     frames = [frame for video in split.videos for frame in video.frames]
     files = [{k: f"{data}/{getattr(f, k)}" for k in ("img", "gt", "flow")} for f in frames]

@@ -34,7 +34,7 @@ def pack(
         str, typer.Option(help="Stored size in pixels: N, HEIGHTxWIDTH, 480p or native.")
     ] = "384",
     tier: Annotated[
-        str, typer.Option(help="raw (fastest), lossless (flow compressed) or jpeg (smallest).")
+        str, typer.Option(help="raw (fastest), lossless (flow compressed), jpeg or small.")
     ] = "raw",
     flow: Annotated[
         str, typer.Option(help="picture, raw (u, v as `vsodpipe flow --format raw` left), both.")

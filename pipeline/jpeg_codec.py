@@ -21,7 +21,7 @@ from vsodpipe.zarr_files import JPEG
 class JpegCodec(ArrayBytesCodec):
     """Frames of uint8 RGB, (1, H, W, 3)."""
 
-    level: int = shards.JPEG_QUALITY
+    level: int = shards.JPEGS["jpeg"][0]
     is_fixed_size = False
 
     @classmethod
@@ -43,5 +43,8 @@ class JpegCodec(ArrayBytesCodec):
         return spec.prototype.nd_buffer.from_numpy_array(out)
 
     async def _encode_single(self, chunk: NDBuffer, spec: ArraySpec) -> Buffer:
-        data = shards.encode(np.asarray(chunk.as_numpy_array())[0], "jpeg")
+        codec = next((c for c, (level, _) in shards.JPEGS.items() if level == self.level), None)
+        if codec is None:
+            raise ValueError(f"imagecodecs_jpeg: level {self.level} can be read, not written")
+        data = shards.encode(np.asarray(chunk.as_numpy_array())[0], codec)
         return spec.prototype.buffer.from_bytes(data)

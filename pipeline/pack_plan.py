@@ -37,8 +37,8 @@ class Options:
         _one_of("--tier", self.tier, store.TIERS)
         _one_of("--format", self.container, ("zarr", "hdf5"))
         _one_of("--flow", self.flow, ("picture", "raw", "both"))
-        if self.container == "hdf5" and self.tier == "jpeg":
-            raise UsageError("--tier jpeg: HDF5 has no JPEG chunks. Use --format zarr.")
+        if self.container == "hdf5" and self.tier in ("jpeg", "small"):
+            raise UsageError(f"--tier {self.tier}: HDF5 has no JPEG chunks. Use --format zarr.")
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:

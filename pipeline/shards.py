@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from vsodpipe.errors import DataError
 
-Codec = Literal["raw", "zstd", "lz4", "lz4-shuffle", "jpeg", "zlib"]
+Codec = Literal["raw", "zstd", "lz4", "lz4-shuffle", "jpeg", "jpeg-small", "zlib"]
 """How one frame is encoded; `zlib` is HDF5's."""
-JPEG_QUALITY = 95
+JPEGS = {"jpeg": (95, "444"), "jpeg-small": (90, "420")}
+"""Quality and chroma subsampling of the codecs that hold a whole JPEG stream."""
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
 
@@ -39,8 +40,9 @@ def encode(frame: NDArray[Any], codec: Codec) -> bytes:
     frame = np.ascontiguousarray(frame)
     if codec == "raw":
         return frame.tobytes()
-    if codec == "jpeg":
-        return simplejpeg.encode_jpeg(frame, quality=JPEG_QUALITY, colorsubsampling="444")
+    if codec in JPEGS:
+        quality, sampling = JPEGS[codec]
+        return simplejpeg.encode_jpeg(frame, quality=quality, colorsubsampling=sampling)
     return bytes(_COMPRESSORS[codec].encode(frame))
 
 
@@ -50,7 +52,7 @@ def decode_into(chunk: bytes, codec: Codec, out: NDArray[Any]) -> None:
         if len(chunk) != out.nbytes:
             raise ValueError(f"expected {out.nbytes} bytes, got {len(chunk)}")
         out[...] = np.frombuffer(chunk, out.dtype).reshape(out.shape)
-    elif codec == "jpeg":
+    elif codec in JPEGS:
         height, width, *_ = simplejpeg.decode_jpeg_header(chunk)
         if (height, width) != out.shape[:2]:
             raise ValueError(f"expected {out.shape[1]}x{out.shape[0]}, got {width}x{height}")

@@ -37,7 +37,7 @@ from vsodpipe.flows.files import STEPS
 SCHEMA = "vsodpipe-store"
 VERSION = 2
 SHARD_BYTES = 64 * 2**20
-TIERS = ("raw", "lossless", "jpeg")
+TIERS = ("raw", "lossless", "jpeg", "small")
 REPACK = "Pack it anew with vsodpipe pack --force."
 
 
@@ -48,7 +48,7 @@ class Kind:
     dtype: str
     dimensions: tuple[str, ...]
     """Of one frame."""
-    codecs: tuple[shards.Codec, shards.Codec, shards.Codec]
+    codecs: tuple[shards.Codec, shards.Codec, shards.Codec, shards.Codec]
     """In each of the TIERS; photographs do not compress losslessly for what it costs."""
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -63,12 +63,12 @@ class Kind:
 
 _RGB, _GREY = ("y", "x", "channel"), ("y", "x")
 KINDS = {
-    "img": Kind("uint8", _RGB, ("raw", "raw", "jpeg")),
-    "gt": Kind("uint8", _GREY, ("zstd", "zstd", "zstd")),
-    "flow": Kind("int16", ("component", "y", "x"), ("raw", "lz4-shuffle", "lz4-shuffle")),
-    "flow_picture": Kind("uint8", _RGB, ("raw", "lz4", "jpeg")),
-    "depth": Kind("uint8", _GREY, ("raw", "lz4", "lz4")),
-    "thermal": Kind("uint8", _RGB, ("raw", "raw", "jpeg")),
+    "img": Kind("uint8", _RGB, ("raw", "raw", "jpeg", "jpeg-small")),
+    "gt": Kind("uint8", _GREY, ("zstd",) * 4),
+    "flow": Kind("int16", ("component", "y", "x"), ("raw", *("lz4-shuffle",) * 3)),
+    "flow_picture": Kind("uint8", _RGB, ("raw", "lz4", "jpeg", "jpeg-small")),
+    "depth": Kind("uint8", _GREY, ("raw", *("lz4",) * 3)),
+    "thermal": Kind("uint8", _RGB, ("raw", "raw", "jpeg", "jpeg-small")),
 }
 """The pixel arrays, in the order in which a store lists them."""
 

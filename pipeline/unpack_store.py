@@ -12,6 +12,7 @@ from vsodpipe.flow_forms import FORMS
 from vsodpipe.flows.files import STEPS, write_flo
 from vsodpipe.progress import Reporter
 from vsodpipe.reader import Store
+from vsodpipe.shards import JPEGS
 
 FOLDERS = {
     "img": "RGB",
@@ -64,7 +65,7 @@ def _frame(store: Store, video: int, frame: int, base: Path, stills: bool) -> No
             continue
         folder = _folder(base, store.videos[video], key, stills)
         folder.mkdir(parents=True, exist_ok=True)
-        if store.codec(key) == "jpeg":
+        if store.codec(key) in JPEGS:
             (folder / f"{name}.jpg").write_bytes(store.chunk(index, key) or b"")
             continue
         array = store.read(video, frame, key)
@@ -82,7 +83,7 @@ def _record(store: Store, key: str, folder: Path) -> None:
     record = vectors if key == "flow" else store.attributes["flow"]
     if record is None or not folder.is_dir():
         return
-    form = "flo" if key == "flow" else "jpg" if store.codec(key) == "jpeg" else "png"
+    form = "flo" if key == "flow" else "jpg" if store.codec(key) in JPEGS else "png"
     kept = {k: v for k, v in record.items() if k != "fingerprint"}
     made = flow_record.make({**kept, "format": FORMS[form].words, "store": store.fingerprint})
     (folder / flow_record.FILE).write_bytes(flow_record.dump(made))

@@ -36,8 +36,8 @@ def pixel_metadata(array: str, about: store.Attributes, group: store.Group) -> d
     kind = store.KINDS[array]
     shape = kind.shape(group.size)
     codec = store.codec(array, about.tier, "zarr")
-    if codec == "jpeg":
-        inner = [{"name": JPEG, "configuration": {"level": shards.JPEG_QUALITY}}]
+    if codec in shards.JPEGS:
+        inner = [{"name": JPEG, "configuration": {"level": shards.JPEGS[codec][0]}}]
     else:
         inner = [_LITTLE if kind.dtype == "int16" else {"name": "bytes"}, *_COMPRESSORS[codec]]
     sharding = {

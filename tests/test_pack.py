@@ -100,10 +100,14 @@ def test_jpeg_keeps_the_bytes_of_frames_that_fit(source: Source, tmp_path: Path)
     assert opened.chunk(8, "img") == file.read_bytes()
     np.testing.assert_array_equal(opened.read(1, 3, "img"), media.read_image(file))
     raw = reader.open_store(pack_train(source, tmp_path / "r.zarr").path)
-    small = reader.open_store(pack_train(source, tmp_path / "j.zarr", tier="jpeg").path)
-    error = np.abs(small.read(1, 3, "img").astype(int) - raw.read(1, 3, "img"))
-    assert 0 < error.mean() < 3
-    np.testing.assert_array_equal(small.read(1, 3, "gt"), raw.read(1, 3, "gt"))
+    bytes_, errors = [], []
+    for tier in ("jpeg", "small"):
+        lossy = reader.open_store(pack_train(source, tmp_path / f"{tier}.zarr", tier=tier).path)
+        bytes_.append(len(lossy.chunk(8, "img") or b""))
+        errors.append(np.abs(lossy.read(1, 3, "img").astype(int) - raw.read(1, 3, "img")).mean())
+        np.testing.assert_array_equal(lossy.read(1, 3, "gt"), raw.read(1, 3, "gt"))
+    assert 0 < errors[0] < 3 and errors[0] < errors[1] < 10
+    assert bytes_[1] < 0.8 * bytes_[0]
 
 
 def test_frames_of_several_sizes(source: Source, tmp_path: Path) -> None:
@@ -283,4 +287,4 @@ def test_sizes() -> None:
     for text in ("0", "x", "3x4x5", "-1", "1e3", ""):
         with pytest.raises(UsageError, match="expected N"):
             pack_plan.parse_size(text)
-    assert store.TIERS == ("raw", "lossless", "jpeg")
+    assert store.TIERS == ("raw", "lossless", "jpeg", "small")

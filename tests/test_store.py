@@ -15,7 +15,7 @@ from vsodpipe.errors import DataError
 from vsodpipe.manifest import Source
 
 
-@pytest.mark.parametrize("tier", ["raw", "lossless", "jpeg"])
+@pytest.mark.parametrize("tier", ["raw", "lossless", "jpeg", "small"])
 def test_zarr_reads_the_same_frames(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
