@@ -171,7 +171,8 @@ def _say(made: Manifest, files: list[Path], reporter: Reporter, *, computable: b
         count = f"{len(split.videos)} videos, {split.frames} frames"
         reporter.say(f"{split.dataset}: {count}, {kind}{weight}")
     reporter.say(f"wrote {', '.join(map(str, files))}")
-    lacking = next((split.dataset for split in made.datasets if split.flow is None), None)
+    videos = [s for s in made.datasets if any(len(v.frames) > 1 for v in s.videos)]  # no stills
+    lacking = next((split.dataset for split in videos if split.flow is None), None)
     if lacking and computable:  # a published layout's flow is its own
         reporter.warn(f"{lacking} has no flow yet. Run: vsodpipe flow {lacking}")
     if problem := subsets.kinds_of_flow(made):

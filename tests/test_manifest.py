@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,14 @@ def test_weights_are_positive_numbers(source: Source, weight: object) -> None:
     source.file.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"weight"):
         manifest.read(source.file)
+
+
+def test_still_pictures_are_not_asked_for_flow(
+    vsodpipe: Callable[..., tuple[int, str, str]], tmp_path: Path, data_root: Path
+) -> None:
+    for folder in ("RGB", "GT"):
+        grey = media.encode_png(np.full((6, 8), 255, np.uint8))
+        media.write_bytes(data_root / "DUTS_train" / folder / "a.png", grey)
+    code, _, err = vsodpipe("manifest", "DUTS_train", "--data", data_root)
+    assert code == 0 and "has no flow yet" not in err
+    assert "TINY_train has no flow yet" in vsodpipe("manifest", "TINY_train")[2]
