@@ -7,11 +7,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vsodpipe import __version__
 
+ORDER = (
+    *("datasets", "import", "flow", "manifest", "export", "pack", "store", "unpack"),
+    *("recipe", "train", "test", "eval", "report", "weights", "doctor", "demo"),
+)
+"""Commands in the way of the data, as --help lists them; one that is not here comes last."""
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
     name="vsodpipe",
+    cls=_Commands,
     help="From raw videos to scores: flow, manifests, stores, training, saliency maps, evaluation.",
     epilog="First time here? Run: vsodpipe demo",
     no_args_is_help=True,

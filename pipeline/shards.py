@@ -20,7 +20,7 @@ from vsodpipe.errors import DataError
 
 Codec = Literal["raw", "zstd", "lz4", "lz4-shuffle", "jpeg", "jpeg-small", "zlib"]
 """How one frame is encoded; `zlib` is HDF5's."""
-JPEGS = {"jpeg": (95, "444"), "jpeg-small": (90, "420")}
+JPEGS: dict[Codec, tuple[int, str]] = {"jpeg": (95, "444"), "jpeg-small": (90, "420")}
 """Quality and chroma subsampling of the codecs that hold a whole JPEG stream."""
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
