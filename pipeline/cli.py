@@ -21,6 +21,7 @@ from vsodpipe import (
     cli_eval,
     cli_manifest,
     cli_models,
+    cli_report,
     cli_store,
 )
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
@@ -34,6 +35,7 @@ __all__ = [
     "cli_eval",
     "cli_manifest",
     "cli_models",
+    "cli_report",
     "cli_store",
     "main",
 ]
