@@ -58,6 +58,10 @@ def manifest(
         str | None,
         typer.Option(help="Read a folder of dpa, tmo, ianet, a2s, smcf or davsod as it is."),
     ] = None,
+    preview: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, help="Also a sheet of so many frames of every data set."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the manifests.")] = Path("manifests"),
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -70,6 +74,8 @@ def manifest(
     reporter = Reporter(quiet)
     root = catalogue.data_root(data)
     weights = subsets.parse_weights(weight or [])
+    if check and preview is not None:
+        raise UsageError("--check writes nothing. Leave out --preview.")
     if seed is not None and sample is None:
         raise UsageError("--seed: only with --sample. Say how many videos with --sample N.")
     choice = subsets.Choice(split, tuple(videos or ()), sample, seed or 0, weights)
@@ -100,6 +106,11 @@ def manifest(
     written: dict[str, list[Path]] = {}
     for made, base in all_made.values():
         written[made.name] = manifests.write(made, out, base)
+        if preview is not None:
+            from vsodpipe import manifest_preview
+
+            written[made.name].append(out / f"{made.name}.jpg")
+            manifest_preview.write(written[made.name][-1], made, base, preview)
         _say(made, written[made.name], reporter, computable=folder is None)
     if as_json:
         print_json(written)

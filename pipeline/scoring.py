@@ -230,6 +230,11 @@ def _read(rules: Rules, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.bool_
     return np.clip(np.rint(smooth), 0, 255).astype(np.uint8), gt, True
 
 
+def pair(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a frame's map, brought to the size of its mask, and the mask: for pictures."""
+    return _read(Rules(resize=True), item)[:2]
+
+
 def total_frames(todo: Iterable[Task]) -> int:
     """Return how many frames the tasks score."""
     return sum(len(task.items) for task in todo)

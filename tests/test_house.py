@@ -20,6 +20,7 @@ FOLDERS = {
     "vsodpipe.models": "models",
     "vsodpipe.cards": "datasets/cards",
 }
+WHEEL_SUFFIXES = (".py", ".toml", ".typed", ".html", ".css", ".js")
 ROOMS = [
     ["errors"],
     ["layout_table"],
@@ -41,6 +42,7 @@ ROOMS = [
     ["own_data", "subsets"],
     ["manifest_faults", "manifest_txt"],
     ["manifest_check"],
+    ["manifest_preview"],
     ["store", "checkpoint"],
     ["zarr_files", "hdf5"],
     ["jpeg_codec", "reader"],
@@ -61,6 +63,10 @@ ROOMS = [
     ["store_check"],
     ["flow_job", "pack", "train", "predict", "evaluate", "preview"],
     ["compare", "curves"],
+    ["doctor"],
+    ["report_scores"],
+    ["report_strips", "report_runs"],
+    ["report"],
     ["flow_plan"],
     ["demo"],
     ["cli_app"],
@@ -71,6 +77,7 @@ ROOMS = [
         "cli_eval",
         "cli_manifest",
         "cli_models",
+        "cli_report",
         "cli_store",
         "cli_train",
     ],
@@ -135,7 +142,7 @@ def test_wheel_holds_exactly_the_folders(wheel: Path) -> None:
         f"{package.replace('.', '/')}/{Path(name).name}"
         for package, folder in FOLDERS.items()
         for name in tracked()
-        if str(Path(name).parent) == folder and Path(name).suffix in (".py", ".toml", ".typed")
+        if str(Path(name).parent) == folder and Path(name).suffix in WHEEL_SUFFIXES
     }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -208,6 +215,7 @@ def test_flag_list() -> None:
         "manifest": {"--check", "--quick", "--root"}
         | {"--name", "--split", "--videos", "--sample", "--seed", "--weight"}
         | {"--layout"}
+        | {"--preview"}
         | {"--out", "--data", "--json", "--quiet", "-q"},
         "pack": common
         | {"--format", "--size", "--tier", "--flow", "--to", "--dry-run", "--cluster"},
@@ -224,6 +232,9 @@ def test_flag_list() -> None:
         "eval": {"--manifest", "--protocol", "--frames", "--resize", "--workers", "--format"}
         | {"--metric", "--curves", "--attributes", "--compare", "--json", "--quiet", "-q"},
         "weights": {"--json"},
+        "doctor": {"--data", "--json"},
+        "report": {"--manifest", "--out", "--protocol", "--frames", "--resize", "--workers"}
+        | {"--json", "--quiet", "-q"},
         "demo": {"--out", "--json", "--quiet", "-q"},
     }
 
