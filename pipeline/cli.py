@@ -21,6 +21,7 @@ from vsodpipe import (
     cli_eval,
     cli_manifest,
     cli_models,
+    cli_pseudo,
     cli_store,
     cli_train,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "cli_eval",
     "cli_manifest",
     "cli_models",
+    "cli_pseudo",
     "cli_store",
     "cli_train",
     "main",
