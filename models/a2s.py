@@ -22,7 +22,7 @@ from vsodpipe.models._a2s_losses import boundary_texture, confidence, consistenc
 from vsodpipe.models._backbones import ResNet
 from vsodpipe.models._blocks import resized
 from vsodpipe.models._moco import classifier, encode, load_moco
-from vsodpipe.recipe import Augment, Data, Group, Optim, Stage
+from vsodpipe.recipe import Augment, Data, Group, Optim, Stage, Validate
 
 TERMS = {"confidence": 1.0, "boundary": 0.05, "consistency": 1.0}
 """The three losses and their factors."""
@@ -171,18 +171,22 @@ _SETS = {
     "o": ("DAVIS_train", "DAVSOD_train"),
     "t": ("VT5000_train",),
 }
+_BESIDE = {"d": ("depth",), "o": ("flow",), "t": ("thermal",)}
 _STAGE = Stage(
     name="cdot",
     network=Options(),
     data=Data(
         datasets=tuple(name for names in _SETS.values() for name in names),
         inputs=("img",),
+        beside=BESIDE,
+        labels=False,
         size=(320, 320),
         anchor_stride={"DAVSOD_train": 5},
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
     augment=Augment(flip=0.5),
+    validate=Validate(split="none"),
     optim=Optim(
         kind="sgd",
         lr=0.1,
@@ -202,21 +206,25 @@ _STAGE = Stage(
 STAGES: tuple[Stage, ...] = (
     _STAGE,
     *(
-        replace(_STAGE, name=task, data=replace(_STAGE.data, datasets=names))
+        replace(
+            _STAGE,
+            name=task,
+            data=replace(_STAGE.data, datasets=names, beside=_BESIDE.get(task, ())),
+        )
         for task, names in _SETS.items()
     ),
     # the one training set with which the encoder learns, too, from the third epoch on
     replace(
         _STAGE,
         name="msra",
-        data=replace(_STAGE.data, datasets=("MSRA-B_train",)),
+        data=replace(_STAGE.data, datasets=("MSRA-B_train",), beside=()),
         optim=replace(_STAGE.optim, groups={"encoder": Group(lr=0.01, from_epoch=2)}),
     ),
     replace(
         _STAGE,
         name="debug",
         network=Options(width=8, view_scales=(0.75, 1.25)),
-        data=replace(_STAGE.data, datasets=("DAVIS_train",), size=(64, 96)),
+        data=replace(_STAGE.data, datasets=("DAVIS_train",), beside=(), size=(64, 96)),
         optim=replace(_STAGE.optim, lr=0.01, min_lr=0.002),
         epochs=1,
         batch=2,

@@ -88,6 +88,12 @@ def datasets(codes: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def coded(name: str) -> tuple[str, ...]:
+    """Return the data sets of one two-letter code, nothing for a name that is none."""
+    known = len(name) == 2 and name[0] in TASKS and name[1] in "re"
+    return datasets(name) if known else ()
+
+
 def stage2_name(dataset: str) -> str:
     """Return under which name a training set has its pseudo labels (DUTS_train: DUTS_pseudo)."""
     return f"{dataset.rpartition('_')[0]}_pseudo"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vsodpipe import cli_pseudo
 from vsodpipe.cli_app import DeviceOption, ManifestOption, QuietOption, app
 from vsodpipe.errors import Interrupted, UsageError
 from vsodpipe.progress import Reporter
@@ -43,7 +44,9 @@ def recipe(
 
 @app.command(epilog="Example: vsodpipe train dbsnet --manifest manifests/davis.json")
 def train(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(help="Network, such as dbsnet; a2s-v2 runs both its stages.")
+    ],
     manifest: ManifestOption,
     stage: Annotated[
         list[str] | None, typer.Option(help="Stage to run, repeatable (default: the whole chain).")
@@ -53,6 +56,9 @@ def train(
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Backbone's start: imagenet, a local FILE, or none (random)."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With a2s-v2: c, d, o or t, or several jointly: cdot.")
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
@@ -91,6 +97,28 @@ def train(
     from vsodpipe import train as training
     from vsodpipe.devices import resolve
 
+    if model == "a2s-v2":
+        if file or init or strict_data or compiled or cache_dir:
+            raise UsageError(
+                "a2s-v2 takes no --recipe, --init, --strict-data, --compile and --cache-dir; "
+                "train its networks one by one with them: a2s, then cornet or midnet."
+            )
+        cli_pseudo.chain(
+            manifest,
+            task,
+            stage or [],
+            assignments or [],
+            backbone_weights,
+            run,
+            resume,
+            log or [],
+            workers,
+            device,
+            quiet,
+        )
+        return
+    if task is not None:
+        raise UsageError("--task belongs to a2s-v2. A network has its tasks as stages: --stage.")
     if resume and (stage or file or assignments or backbone_weights or init or run or strict_data):
         raise UsageError("--resume takes the recipe of the run: leave out its other options.")
     models.load(model)

@@ -16,7 +16,7 @@ from vsodpipe.progress import Reporter
 from vsodpipe.ranks import Ranks
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Data, Stage
-from vsodpipe.stream import Clips, Sample, open_reader
+from vsodpipe.stream import Clips, Files, Sample, open_reader
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,15 @@ def choose(stage: Stage, source: Source, *, strict: bool = False) -> Feed:
             f"manifest holds {', '.join(source.names())}. See --set data.datasets=[...]."
         )
     training, validation = _validation(stage, source, here)
-    for split in (*(source.split(name) for name in here), *validation):
-        if stream.needs_flow(stage, split):
+    splits = [source.split(name) for name in here]
+    beside = {key: [s for s in splits if Files(source, s).holds(key)] for key in stage.data.beside}
+    if beside and not any(beside.values()):
+        raise DataError(
+            f"{source.file}: stage {stage.name} reads {', '.join(beside)} for its loss, which none "
+            f"of {', '.join(here)} has. Use --set data.beside=[] to train without."
+        )
+    for split in (*splits, *validation):
+        if stream.needs_flow(stage, split) or split in beside.get("flow", ()):
             require_flow(split)
     return Feed(here, lacking, training, validation)
 
@@ -111,6 +118,10 @@ def describe(stage: Stage, feed: Feed) -> list[str]:
     beside = ", ".join(feed.lacking)
     beside = f"; the published recipe has beside them: {beside}" if beside else ""
     lines = [f"stage {stage.name}: trains on {', '.join(feed.datasets)}{beside}"]
+    for key in stage.data.beside:
+        splits = [feed.training.split(name) for name in feed.datasets]
+        having = [s.dataset for s in splits if Files(feed.training, s).holds(key)]
+        lines.append(f"stage {stage.name}: {key} for the loss: {', '.join(having) or 'nowhere'}")
     names = ", ".join(split.dataset for split in feed.validation)
     if feed.validation and stage.validate.split == "train":
         count = sum(len(split.videos) for split in feed.validation)

@@ -34,6 +34,7 @@ class Reader(Protocol):
     def videos(self) -> list[str]: ...
     @property
     def has_flow(self) -> bool: ...
+    def holds(self, key: str) -> bool: ...
     def frames(self, video: int) -> list[str]: ...
     def annotated(self, video: int) -> list[bool]: ...
     def size(self, video: int) -> tuple[int, int]: ...
@@ -61,6 +62,12 @@ class Files:
         """Whether the frames have flow; those of still images have none."""
         return self._split.flow is not None
 
+    def holds(self, key: str) -> bool:
+        """Return whether frames of the data set have `flow`, `depth` or `thermal`."""
+        if key == "flow":
+            return self.has_flow
+        return any(getattr(f, key) is not None for v in self._split.videos for f in v.frames)
+
     def frames(self, video: int) -> list[str]:
         """Return the names of the frames of a video."""
         return [frame.name for frame in self._split.videos[video].frames]
@@ -74,7 +81,7 @@ class Files:
         return self._split.videos[video].size
 
     def read(self, video: int, frame: int, key: str) -> NDArray[np.uint8]:
-        """Return `img` or `flow` as uint8 RGB (H, W, 3), `gt` as uint8 (H, W) of 0 and 1.
+        """Return a picture as uint8 RGB (H, W, 3), `gt` as uint8 (H, W) of 0 and 1.
 
         Raises DataError for a file that is not there, is damaged, or has another size than the
         manifest says.
@@ -127,7 +134,9 @@ def load_clip(
         if key == "flow" and flow == "vectors":  # (T, 2, H, W) as it is stored
             tensors[key] = torch.from_numpy(array * np.float32(FLOW_SCALE))
             continue
-        array = (array[..., None] if key == "gt" else array).transpose(0, 3, 1, 2)
+        array = (array if array.ndim == 4 else array[..., None]).transpose(0, 3, 1, 2)
+        if key == "depth":  # grey in a store
+            array = np.broadcast_to(array, (len(array), 3, *array.shape[2:]))
         tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
     return tensors
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from vsodpipe import checkpoint, devices, infer, media, recipe, stream
+from vsodpipe import a2s_tasks, checkpoint, devices, infer, media, recipe, stream
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.flow_ahead import behind
 from vsodpipe.frames import Files
@@ -31,8 +31,14 @@ RECORD = "maps.json"
 
 
 def choose_datasets(source: Source, names: list[str]) -> list[str]:
-    """Return the data sets to predict: those named, else every split of the manifest but train."""
-    chosen = [source.split(name).dataset for name in names]
+    """Return the data sets to predict: those named, else every split of the manifest but train.
+
+    Names may be the two-letter codes of A2S-v2 (`de`), for what the manifest holds of their sets.
+    """
+    chosen = []
+    for name in names:
+        coded = [] if name in source.names() else a2s_tasks.coded(name)
+        chosen += [n for n in coded if n in source.names()] or [source.split(name).dataset]
     chosen = chosen or [s.dataset for s in source.manifest.datasets if s.split != "train"]
     if not chosen:
         raise UsageError(f"{source.file}: holds no test split. Name one: --dataset DATASET.")

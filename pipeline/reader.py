@@ -164,6 +164,10 @@ class Store:
         """Whether the frames have flow, of either form; those of still images have none."""
         return "flow" in self.arrays or "flow_picture" in self.arrays
 
+    def holds(self, key: str) -> bool:
+        """Return whether frames of the data set have `flow`, `depth` or `thermal`."""
+        return self.has_flow if key == "flow" else key in self.arrays
+
     def has(self, key: str) -> NDArray[np.bool_]:
         """Return for every frame whether it has `key`; an array the store lacks is nowhere."""
         return self._has.get(key, np.zeros(len(self), bool))

@@ -53,6 +53,10 @@ class Data:
     """Data sets of the published recipe (DAVIS_train); those the manifest holds are used."""
     inputs: tuple[str, ...] = ("img", "flow")
     """Sample keys the network is fed, in the order of its arguments; a key may come twice."""
+    beside: tuple[str, ...] = ()
+    """Pictures read for the loss alone (depth, flow, thermal); zeros in a data set without them."""
+    labels: bool = True
+    """False: ground truth is neither needed nor read."""
     source: Literal["files", "store"] = "files"
     """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
     size: tuple[int, int] = (384, 384)
@@ -88,6 +92,12 @@ class Data:
     def __post_init__(self) -> None:
         _positive(self, "clip")
         _at_least_0(self, "references", "predict_frames")
+        for key in self.beside:
+            if key not in ("depth", "flow", "thermal") or key in self.inputs:
+                raise UsageError(
+                    "recipe key beside: expected depth, flow or thermal, none of them an input, "
+                    f"got {key}."
+                )
         if self.window is not None:
             _at_least_0(self, "window")
         if self.uint8 and self.without_flow == "zero":

@@ -41,6 +41,11 @@ class Samples:
     def __init__(self, readers: Sequence[Reader], stage: Stage) -> None:
         self._readers, self._stage = list(readers), stage
         self._whole = not transforms.changes(stage.augment)
+        keys = dict.fromkeys((*stage.data.beside, "flow"))
+        self._lacking = [
+            {key for key in keys if not reader.holds(key) and _may_lack(key, reader, stage)}
+            for reader in readers
+        ]
         self._buffers = Buffers()
 
     def batch(self, picks: list[Pick]) -> Sample:
@@ -52,7 +57,8 @@ class Samples:
         data = self._stage.data
         # img first: its size is that of an empty mask, also where the network takes flow alone
         inputs = dict.fromkeys(k for k in data.inputs if not k.startswith("ref_"))
-        keys = tuple(dict.fromkeys(("img", *inputs, "gt")))
+        gt = ("gt",) if data.labels else ()
+        keys = tuple(dict.fromkeys(("img", *inputs, *data.beside, *gt)))
         raw = self._read(picks, [pick.frames for pick in picks], keys)
         if data.references:
             keys = tuple(k for k in keys if k in ("img", "flow"))
@@ -60,8 +66,8 @@ class Samples:
             raw |= {f"ref_{key}": value for key, value in beside.items()}
         sample: Sample = {key: self._tensor(key, array) for key, array in raw.items()}
         for place, pick in enumerate(picks):
-            if self._still(pick):
-                for key in sample.keys() & {"flow", "ref_flow"}:
+            for key in sample:
+                if not self._has(pick, key.removeprefix("ref_")):
                     sample[key][place] = 0
         if data.sample == "frame":
             sample = {k: v if k.startswith("ref_") else v[:, 0] for k, v in sample.items()}
@@ -97,14 +103,11 @@ class Samples:
         for number, (pick, wanted) in enumerate(zip(picks, frames, strict=True)):
             if not ready[number]:
                 out = {k: a[number] for k, a in arrays.items() if self._has(pick, k)}
-                self._read_clip(pick, wanted, out)
+                self._read_clip(pick, wanted, out, one_draw=wanted is pick.frames)
         return arrays
 
-    def _still(self, pick: Pick) -> bool:
-        return is_still(self._readers[pick.reader].has_flow, self._stage.data)
-
     def _has(self, pick: Pick, key: str) -> bool:
-        return key != "flow" or not self._still(pick)
+        return key not in self._lacking[pick.reader]
 
     def _vectors(self, key: str) -> bool:
         return key == "flow" and self._stage.data.flow == "vectors"
@@ -137,17 +140,23 @@ class Samples:
                 steps = self._take(flat.shape, np.int16, False)
                 store.read_into(rows, name, steps)
                 np.multiply(steps, np.float32(FLOW_SCALE), out=flat)
+            elif key == "depth":
+                grey = self._take(flat.shape[:3], np.uint8, False)
+                store.read_into(rows, name, grey)
+                flat[...] = grey[..., None]
             else:
                 store.read_into(rows, name, flat[..., 0] if key == "gt" else flat)
             if part is not out:
                 out[places] = part
 
-    def _read_clip(self, pick: Pick, frames: tuple[int, ...], out: dict[str, NDArray[Any]]) -> None:
+    def _read_clip(
+        self, pick: Pick, frames: tuple[int, ...], out: dict[str, NDArray[Any]], *, one_draw: bool
+    ) -> None:
         """Read one clip, change it by its random draw, resize it, and put it into its places."""
         data, reader = self._stage.data, self._readers[pick.reader]
         clip = load_clip(reader, pick.video, frames, tuple(out), data.flow)
         # one draw holds for the frames of a clip, every reference has its own
-        parts = [clip] if "gt" in out else [_frame(clip, t) for t in range(len(frames))]
+        parts = [clip] if one_draw else [_frame(clip, t) for t in range(len(frames))]
         native = reader.size(pick.video)
         parts = [transforms.augment(c, self._stage.augment, pick.rng, native) for c in parts]
         parts = [transforms.resize(c, data.size) for c in parts]
@@ -173,6 +182,11 @@ class Samples:
         # pinned by the parent process where this is one of its workers
         pinned = handed_out and torch.cuda.is_available() and get_worker_info() is None
         return self._buffers.take(shape, kind, pinned)
+
+
+def _may_lack(key: str, reader: Reader, stage: Stage) -> bool:
+    """Return whether a key that a data set has not is all zeros there; else it is an error."""
+    return key in stage.data.beside or is_still(reader.has_flow, stage.data)
 
 
 def _frame(clip: transforms.Clip, t: int) -> transforms.Clip:

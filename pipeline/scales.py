@@ -33,7 +33,7 @@ def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def resized(sample: Sample, size: tuple[int, int], stage: Stage) -> Sample:
     """Return the batch with its pictures (..., C, H, W) at `size`, by the recipe's filter."""
-    pictures = {*stage.data.inputs, "gt"}
+    pictures = {*stage.data.inputs, *stage.data.beside, "gt"}
     return {
         key: _resized(value, size, stage.scale_filter) if key in pictures else value
         for key, value in sample.items()

@@ -91,7 +91,7 @@ class Clips(Dataset[Sample | VsodpipeError]):
                 "recipe key flow: flow as vectors needs a store that was packed with them. "
                 "Use --set data.source=store, or --set data.flow=picture."
             )
-        self._annotated = [[r.annotated(v) for v in range(len(r.videos))] for r in readers]
+        self._annotated = [[self._usable(r, v) for v in range(len(r.videos))] for r in readers]
         rows = [self._starts(number) for number in range(len(readers))]
         self._counts = [len(part) for part in rows]
         self.anchors: NDArray[np.int64] = np.array([*chain(*rows)], np.int64).reshape(-1, 3)
@@ -103,6 +103,12 @@ class Clips(Dataset[Sample | VsodpipeError]):
         self._blocks = self._shards() if self._window else None
         self._samples = Samples(readers, stage)
         self._warn_of_a_small_cache()
+
+    def _usable(self, reader: Reader, video: int) -> list[bool]:
+        """Return for every frame of a video whether it can be trained on."""
+        if not self._stage.data.labels:
+            return [True] * len(reader.frames(video))
+        return reader.annotated(video)
 
     def _starts(self, number: int) -> list[tuple[int, int, int]]:
         """Return (reader, video, first frame or anchor) of every sample of a data set."""
@@ -233,7 +239,9 @@ class Clips(Dataset[Sample | VsodpipeError]):
         reader, video, frame = (int(x) for x in self.anchors[number])
         store, data = self._readers[reader], self._stage.data
         if isinstance(store, Store) and _remote(store):
-            keys = {array_of(key.removeprefix("ref_"), data.flow) for key in (*data.inputs, "gt")}
+            wanted = (*data.inputs, *data.beside, *(("gt",) if data.labels else ()))
+            keys = {array_of(key.removeprefix("ref_"), data.flow) for key in wanted}
+            keys &= set(store.arrays)
             with suppress(DataError):
                 store.prefetch([int(store.offsets[video]) + frame], sorted(keys))
 
@@ -291,7 +299,7 @@ def fed(model: str, sample: Sample) -> Sample:
 
 
 def needs_flow(stage: Stage, split: Split) -> bool:
-    """Return whether the stage takes the flow of this data set: still images may have none."""
+    """Return whether the network takes the flow of this data set: still images may have none."""
     takes = any(key.endswith("flow") for key in stage.data.inputs)
     return takes and not is_still(split.flow is not None, stage.data)
 

@@ -1,4 +1,4 @@
-"""Joint geometry and colour changes of a clip's img, gt and flow, on tensors.
+"""Joint geometry and colour changes of a clip's img, gt, flow, depth and thermal, on tensors.
 
 Legend: T frames, H W rows and columns. One draw holds for the whole clip, so that two equal frames
 stay equal. Flipping a colour-coded flow leaves its hue as it is: the published training code of
@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import functional as F
 from vsodpipe.recipe import Augment, Data
 
 Clip = dict[str, Tensor]
-"""img uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1; flow uint8 (T, 3, H, W) as a picture,
-or float32 (T, 2, H, W) in pixels of that size, x then y."""
+"""img, depth, thermal uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1; flow uint8 (T, 3, H, W)
+as a picture, or float32 (T, 2, H, W) in pixels of that size, x then y."""
 
 
 def changes(options: Augment) -> bool:
@@ -104,7 +104,7 @@ def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def to_float(clip: Clip, data: Data) -> Clip:
-    """Return float32: img, and flow if the recipe says so, normalised, else 0..1; gt 0 or 1.
+    """Return float32: img, and flow if the recipe says so, normalised; others in 0..1; gt 0 or 1.
 
     Works on any tensors (..., C, H, W) of a clip or a batch, with keys such as `ref_img`, on their
     own device, with the same result on each; what is float already stays as it is.

@@ -103,16 +103,19 @@ def fixed_samples(
 
 
 def picture(model: str, learner: Learner, sample: Sample) -> NDArray[np.uint8]:
-    """Return frame, mask and map of a batch's first frame side by side, uint8 RGB (H, 3W, 3)."""
+    """Return frame, mask and map of a batch's first frame side by side, uint8 RGB (H, 3W, 3).
+
+    There is no mask where the recipe reads no labels.
+    """
     data = learner.stage.data
     batch = feed.on_device(sample, learner.device, model, data)
     with evaluating(learner.delivered) as network, learner.autocast:
         logits = network(*(batch[key] for key in data.inputs))["saliency"]
-    shape = batch["gt"].shape[-2:]
+    shape = batch["img"].shape[-2:]
     first = logits.float().sigmoid().cpu().reshape(-1, 1, *logits.shape[-2:])[:1]
     saliency = nn.functional.interpolate(first, shape, mode="bilinear")[0].expand(3, -1, -1)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
     img = batch["img"].cpu().reshape(-1, 3, *shape)[0] * std + mean
-    gt = batch["gt"].cpu().reshape(-1, 1, *shape)[0].expand(3, -1, -1)
-    row = torch.cat((img, gt, saliency), 2).clamp(0, 1).permute(1, 2, 0)
+    masks = [batch["gt"].cpu().reshape(-1, 1, *shape)[0].expand(3, -1, -1)] if data.labels else []
+    row = torch.cat((img, *masks, saliency), 2).clamp(0, 1).permute(1, 2, 0)
     return np.rint(row.numpy() * 255).astype(np.uint8)

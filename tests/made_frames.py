@@ -24,6 +24,9 @@ class Made:
     def has_flow(self) -> bool:
         return True
 
+    def holds(self, key: str) -> bool:
+        return True
+
     def frames(self, video: int) -> list[str]:
         return [f"{frame:05d}" for frame in range(self.lengths[video])]
 

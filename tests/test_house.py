@@ -62,6 +62,8 @@ ROOMS = [
     ["flow_video", "pack_plan", "unpack_store"],
     ["store_check"],
     ["flow_job", "pack", "train", "predict", "evaluate", "preview"],
+    ["pseudo"],
+    ["a2s_chain"],
     ["compare", "curves"],
     ["doctor"],
     ["report_scores"],
@@ -71,6 +73,7 @@ ROOMS = [
     ["demo"],
     ["cli_app"],
     ["cli_check"],
+    ["cli_pseudo"],
     [
         "cli_data",
         "cli_datasets",
@@ -224,7 +227,10 @@ def test_flag_list() -> None:
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
         | {"--resume", "--workers", "--device", "--quiet", "-q"}
         | {"--cache-dir", "--cache-size"}
-        | {"--recipe", "--strict-data", "--log", "--compile"},
+        | {"--recipe", "--strict-data", "--log", "--compile"}
+        | {"--task"},
+        "pseudo": {"--checkpoint", "--manifest", "--task", "--dataset", "--out", "--crf"}
+        | {"--batch", "--device", "--force", "--quiet", "-q"},
         "recipe": {"--stage", "--recipe", "--set"},
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
         | {"--crf", "--batch"}
