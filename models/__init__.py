@@ -15,6 +15,7 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
     loss        loss(logits, sample, weights={}) -> the number to minimise: what forward returned in
                 training mode, the batch (`gt` in 0..1, `valid` where frames may lack an
                 annotation) and the factors of single heads, by name, where the recipe has others
+    TAKES       only where `--init` may name weights of other networks, too: their names
     objective   only where a step is more than forward and loss: objective(network, sample, stage,
                 epoch) -> the number to minimise; random numbers come from torch's generator
     PUBLISHED   only where the authors published weights: (pattern, replacement) rules that turn the

@@ -227,6 +227,7 @@ def pretrained(
 loss = dpa_pretrain.loss
 SAMPLING: Literal["references"] = "references"
 CHAIN = ("pretrain", "finetune")
+TAKES = ("dpa_pretrain",)
 
 _INPUTS = ("img", "flow", "ref_img", "ref_flow")
 _PRETRAIN = dpa_pretrain.STAGES[0]
@@ -243,6 +244,7 @@ STAGES: tuple[Stage, ...] = (
             datasets=("DAVIS_train", "YouTubeVOS_train"),
             inputs=_INPUTS,
             references=4,
+            balanced={"YouTubeVOS_train": "DAVIS_train"},
         ),
     ),
     Stage(

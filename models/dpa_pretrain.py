@@ -308,9 +308,9 @@ def loss(
     """Return 1 - IoU, mean over the four heads and the annotated samples (specification, 6.4).
 
     Side maps are enlarged to the mask as probabilities. `sample["gt"]` is (B, 1, H, W) in 0..1,
-    `sample["valid"]` (B,) or (B, 1) bool. `weights` are factors of heads, 1 where none is named.
+    `sample["valid"]` (B,) bool. `weights` are factors of heads, 1 where none is named.
     """
-    valid = sample["valid"].flatten()
+    valid = sample["valid"]
     gt = sample["gt"][valid]
     total = torch.stack(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -115,18 +115,21 @@ def load(file: Path) -> Any:
         ) from error
 
 
-def read(path: Path, model: str) -> Checkpoint:
-    """Return the checkpoint of network `model` behind a file or a run folder.
+def read(path: Path, model: str, others: Sequence[str] = ()) -> Checkpoint:
+    """Return the checkpoint of network `model`, or of one of `others`, behind a file or run folder.
 
     Published weights come with the recipe of the last stage, whose result they are. Only tensors
     and plain values are loaded. Raises WeightsError for any other file, and for one of another
     network.
     """
-    module = models.load(model)
     file = locate(path)
     content = load(file)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        state = plain_state(content)
+    own = isinstance(content, dict) and content.get("format") == FORMAT
+    state = None if own else plain_state(content)
+    if others and (found := _owner(content, state)) in others:
+        model = found
+    module = models.load(model)
+    if not own:
         if state is None or published_names(model) is None:
             raise WeightsError(f"{file}: {what(content)}, expected a checkpoint of vsodpipe train.")
         stage = models.stages(model)[module.CHAIN[-1]]
@@ -155,6 +158,14 @@ def read(path: Path, model: str) -> Checkpoint:
             f"{file}: its recipe or weights are not as vsodpipe train of this version writes them "
             f"({error})."
         ) from error
+
+
+def _owner(content: Any, state: Mapping[str, torch.Tensor] | None) -> str:
+    """Return the network that a file of ours names, or whose published weights it seems to be."""
+    if state is None:
+        return str(content.get("model")) if isinstance(content, Mapping) else ""
+    report = examine_published(state)
+    return report.model if report else ""
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:

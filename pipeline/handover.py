@@ -87,7 +87,7 @@ def _given(job: Job, number: int, before: State | None) -> list[State] | None:
     if number == 0 and job.init is not None:
         if not _own(job, number) and stage.joins:
             return [_read(_folder(job) / f"{name}.pt", job.model) for name in stage.joins]
-        return [_read(job.init, job.model)]
+        return [_named(job).state_dict]
     return None if stage.fresh or before is None else [before]
 
 
@@ -98,7 +98,15 @@ def _own(job: Job, number: int) -> bool:
     stage = job.stages[0]
     if job.init.is_dir() and stage.joins:
         return False
-    return checkpoint.read(job.init, job.model).stage.name == stage.name
+    saved = _named(job)
+    return (saved.model, saved.stage.name) == (job.model, stage.name)
+
+
+def _named(job: Job) -> Checkpoint:
+    """Return the file behind `--init`: of this network, or of one whose weights it takes."""
+    assert job.init is not None
+    others = getattr(models.load(job.model), "TAKES", ())
+    return checkpoint.read(job.init, job.model, others)
 
 
 def _folder(job: Job) -> Path:

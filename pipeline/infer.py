@@ -1,9 +1,9 @@
 """One video through a network: frames in, 8-bit saliency maps at the size of the frames out.
 
 A video is cut into groups of consecutive frames, several of which make a batch; the last group is
-moved left to stay full. A network with references is also shown frames spread over the video. While
-a batch is in the network, a thread reads the next one. Legend: B groups, T frames of a group, N
-references, H W rows and columns.
+moved left to stay full. A network with references is also shown frames spread over the video, once.
+While a batch is in the network, a thread reads the next one. Legend: B groups, T frames of a group,
+N references, H W rows and columns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -27,9 +28,19 @@ from vsodpipe.recipe import Data, Maps, Stage
 Sample = dict[str, Tensor]
 Saliency = NDArray[np.float32]
 Grey = NDArray[np.uint8]
+Ask = Callable[[Sample], dict[str, Tensor]]
+"""A batch on the device to the logits of its frames."""
 
 FRAMES_ON_CUDA = 8
 """Frames in a batch there, unless said otherwise; on the CPU a batch is one group."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A network that sees references (1, N, 3, H, W) once, and then frames by what it kept."""
+
+    def remember(self, *references: Tensor) -> Any: ...
+    def segment(self, *given: Any) -> dict[str, Tensor]: ...
 
 
 class Stopped(VsodpipeError):
@@ -69,14 +80,14 @@ class Predictor:
         groups = sampling.windows(count, group_length(data))
         refined = crf.find(self.crf) if self.crf else None
         target = size if refined is None or refined.native else data.size
-        references = self._references(files, video, count)
+        ask = self._asker(files, video, count)
         waiting: dict[int, list[NDArray[np.float32]]] = {}
         done = 0
         with ahead(((g, _load(files, video, g, data)) for g in groups), self.batch) as samples:
             for taken in _batches(samples, lambda: self.batch):
                 if self.stop.is_set():
                     raise Stopped("stopped.")
-                maps = self._maps([sample for _, sample in taken], references, target)
+                maps = self._maps([sample for _, sample in taken], ask, target)
                 frames = [frame for group, _ in taken for frame in group]
                 for frame, made in zip(frames, maps, strict=True):
                     waiting.setdefault(frame, []).append(made)
@@ -87,40 +98,63 @@ class Predictor:
                     first = self.stage.maps.twice == "first"
                     yield frame, kept[0] if first else np.mean(kept, axis=0)
 
-    def _references(self, files: Files, video: int, count: int) -> Sample:
-        """Return ref_img (N, 3, h, w) and its like on the device; nothing for most networks."""
-        keys = [key for key in self.stage.data.inputs if key.startswith("ref_")]
-        if not keys:
-            return {}
-        frames = sampling.even_references(count, self.stage.data.references)
-        sample = _load(files, video, frames, self.stage.data)
-        return {key: sample[key.removeprefix("ref_")].to(self.device) for key in keys}
+    @torch.inference_mode()
+    def _asker(self, files: Files, video: int, count: int) -> Ask:
+        """Return the network as it is asked in this video.
+
+        Its references are the same for every frame. What a network can keep of them, by its methods
+        `remember` and `segment`, is computed here, once; any other is shown them again each time.
+        """
+        data, network = self.stage.data, self.network
+        own = [key for key in data.inputs if not key.startswith("ref_")]
+        beside = [key for key in data.inputs if key.startswith("ref_")]
+        if not beside:
+            return lambda batch: network(*(batch[key] for key in own))
+        frames = sampling.even_references(count, data.references)
+        sample = _load(files, video, frames, data)
+        shown = {k: sample[k.removeprefix("ref_")].to(self.device)[None] for k in beside}
+        if isinstance(network, Remembering):
+            try:
+                kept = network.remember(*shown.values())
+            except torch.OutOfMemoryError as error:
+                raise self._too_small() from error
+            return lambda batch: network.segment(*(batch[key] for key in own), kept)
+
+        def ask(batch: Sample) -> dict[str, Tensor]:
+            each = {k: v.expand(len(batch["img"]), -1, -1, -1, -1) for k, v in shown.items()}
+            logits: dict[str, Tensor] = network(*({**batch, **each}[key] for key in data.inputs))
+            return logits
+
+        return ask
 
     def _maps(
-        self, samples: Sequence[Sample], references: Sample, target: tuple[int, int]
+        self, samples: Sequence[Sample], ask: Ask, target: tuple[int, int]
     ) -> NDArray[np.float32]:
         """Return the maps (frames, H, W) of some groups; where memory ends, of half at a time."""
         try:
-            return self._forward(samples, references, target)
+            return self._forward(samples, ask, target)
         except torch.OutOfMemoryError as error:
             if len(samples) == 1:
-                height, width = self.stage.data.size
-                raise VsodpipeError(
-                    f"{self.device}: its memory does not hold one group of frames at "
-                    f"{width}x{height}. Use a larger device, or --device cpu."
-                ) from error
+                raise self._too_small() from error
         torch.cuda.empty_cache()
         half = len(samples) // 2
         if half < self.batch:
             self.batch = half
             self.say(f"{self.device}: out of memory, --batch {self.batch} from here on")
         return np.concatenate(
-            [self._maps(part, references, target) for part in (samples[:half], samples[half:])]
+            [self._maps(part, ask, target) for part in (samples[:half], samples[half:])]
+        )
+
+    def _too_small(self) -> VsodpipeError:
+        height, width = self.stage.data.size
+        return VsodpipeError(
+            f"{self.device}: its memory does not hold one group of frames at "
+            f"{width}x{height}. Use a larger device, or --device cpu."
         )
 
     @torch.inference_mode()
     def _forward(
-        self, samples: Sequence[Sample], references: Sample, target: tuple[int, int]
+        self, samples: Sequence[Sample], ask: Ask, target: tuple[int, int]
     ) -> NDArray[np.float32]:
         batch = {
             key: torch.stack([sample[key] for sample in samples]).to(self.device)
@@ -128,9 +162,7 @@ class Predictor:
         }
         if models.load(self.model).SAMPLING != "clip":
             batch = {key: value.flatten(0, 1) for key, value in batch.items()}
-        for key, value in references.items():
-            batch[key] = value.expand(len(batch["img"]), *value.shape)
-        logits = self.network(*(batch[key] for key in self.stage.data.inputs))["saliency"]
+        logits = ask(batch)["saliency"]
         maps = to_maps(logits.float().flatten(0, -4), self.stage.maps, target)
         result: NDArray[np.float32] = maps[:, 0].cpu().numpy()
         return result

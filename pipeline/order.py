@@ -7,7 +7,8 @@ number of ranks, and a place in the epoch is one number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,18 @@ def length(counts: Sequence[int], weights: Sequence[float]) -> int:
 
 def _share(count: int, weight: float) -> int:
     return round((weight - int(weight)) * count)
+
+
+def balanced(
+    names: Sequence[str], counts: Sequence[int], weights: Sequence[float], to: Mapping[str, str]
+) -> list[float]:
+    """Return the weights, lowered where a data set would give more samples than the one in `to`."""
+    given = {name: n * w for name, n, w in zip(names, counts, weights, strict=True)}
+    most = [given.get(to.get(name, ""), math.inf) for name in names]
+    return [
+        weight if count * weight <= bound else bound / count
+        for count, weight, bound in zip(counts, weights, most, strict=True)
+    ]
 
 
 def epoch_order(

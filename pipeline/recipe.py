@@ -76,6 +76,9 @@ class Data:
     """Data set -> distances in frames between neighbours of a clip, one drawn a clip (else 1)."""
     anchor_stride: dict[str, int] = field(default_factory=dict)
     """Data set -> every how many-th frame may start a clip (1 where it is not named)."""
+    balanced: dict[str, str] = field(default_factory=dict)
+    """Data set -> another one: no more samples an epoch than that one gives (all of them where the
+    manifest lacks it), drawn anew each epoch."""
     window: int | None = None
     """Shards that are shuffled together; 0: everything; none: 0 on disk, 8 for a remote store."""
     uint8: bool = False

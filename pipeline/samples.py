@@ -69,10 +69,10 @@ class Samples:
             for key in sample:
                 if not self._has(pick, key.removeprefix("ref_")):
                     sample[key][place] = 0
+        sample["valid"] = torch.tensor([pick.valid for pick in picks])
         if data.sample == "frame":
             sample = {k: v if k.startswith("ref_") else v[:, 0] for k, v in sample.items()}
         readers = [self._readers[pick.reader] for pick in picks]
-        sample["valid"] = torch.tensor([pick.valid for pick in picks])
         sample["key"] = [
             (r.dataset, r.videos[p.video], r.frames(p.video)[p.anchor])
             for r, p in zip(readers, picks, strict=True)

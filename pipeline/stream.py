@@ -71,7 +71,8 @@ class State:
 class Clips(Dataset[Sample | VsodpipeError]):
     """Training samples of several data sets, by the recipe of `stage`; one rank's share of them.
 
-    `weights` say how often every sample of a data set stands in an epoch (1 where left out).
+    `weights` say how often every sample of a data set stands in an epoch (1 where left out), before
+    the recipe's `balanced` lowers them.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Clips(Dataset[Sample | VsodpipeError]):
         world: int = 1,
     ) -> None:
         self._readers, self._stage = list(readers), stage
-        self._weights = list(weights) if weights is not None else [1.0] * len(readers)
         self._rank, self._world = rank, world
         if stage.data.flow == "vectors" and not all(isinstance(r, Store) for r in readers):
             raise UsageError(
@@ -94,6 +94,9 @@ class Clips(Dataset[Sample | VsodpipeError]):
         self._annotated = [[self._usable(r, v) for v in range(len(r.videos))] for r in readers]
         rows = [self._starts(number) for number in range(len(readers))]
         self._counts = [len(part) for part in rows]
+        given = weights or [1.0] * len(readers)
+        datasets = [reader.dataset for reader in readers]
+        self._weights = order.balanced(datasets, self._counts, given, stage.data.balanced)
         self.anchors: NDArray[np.int64] = np.array([*chain(*rows)], np.int64).reshape(-1, 3)
         if not len(self.anchors):
             names = ", ".join(reader.dataset for reader in readers)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from helpers import files_below
-from vsodpipe import checkpoint, crf, infer, media, models, predict
+from vsodpipe import checkpoint, crf, infer, media, models, predict, sampling, stages
 from vsodpipe.checkpoint import Checkpoint
 from vsodpipe.errors import UsageError, VsodpipeError
+from vsodpipe.frames import Files
+from vsodpipe.infer import Predictor
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Maps
@@ -122,6 +126,55 @@ def test_references_are_spread_over_the_video(
     single, several = (3, 3, 32, 32), (3, 4, 3, 32, 32)
     assert fake.shapes == [[single, single, several, several]] * 3
     assert fake.references == [level(i) for i in (0, 2, 4, 6)]
+
+
+def test_references_are_encoded_once_a_video(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `remember` keeps gives the maps that showing the references with each batch gives."""
+    changes = ["data.size=[32, 48]", "network.width=4", "data.references=3"]
+    (stage,) = stages.choose("dpa", ["debug"], changes, None)
+    torch.manual_seed(0)
+    network = models.load("dpa").build(stage.network).eval()
+    for module in network.modules():  # the published start is so small that all maps are even
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    kept = Counting(network)
+    files = Files(source, source.split("TINY_train"))
+
+    def maps(asked: nn.Module, batch: int) -> list[NDArray[np.float32]]:
+        given = Predictor("dpa", asked, stage, "cpu", batch, None, threading.Event(), print)
+        return [saliency for v in range(2) for _, saliency in given.video(files, v)]
+
+    class Forgetful(nn.Module):
+        def forward(self, *given: Tensor) -> dict[str, Tensor]:
+            logits: dict[str, Tensor] = network(*given)
+            return logits
+
+    found, expected = maps(kept, 2), maps(Forgetful(), 2)
+    assert kept.shapes == [[(1, 3, 3, 32, 48)] * 2] * 2, "once a video"
+    assert len(found) == sum(len(v.frames) for v in source.split("TINY_train").videos[:2])
+    assert min(map(np.ptp, found)) > 0.05, "these maps show something"
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 1e-5
+    monkeypatch.setattr(sampling, "even_references", lambda count, n: (0,) * n)
+    others = maps(kept, 2)
+    assert max(np.abs(a - b).max() for a, b in zip(found, others, strict=True)) > 1e-4
+
+
+class Counting(nn.Module):
+    """DPA, and the shapes of the references that it was shown."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.shapes = network, []
+
+    def remember(self, *given: Tensor) -> Any:
+        self.shapes.append([tuple(x.shape) for x in given])
+        return self.network.remember(*given)
+
+    def segment(self, *given: Any) -> dict[str, Tensor]:
+        return self.network.segment(*given)
 
 
 @pytest.mark.parametrize("twice", ["mean", "first"])

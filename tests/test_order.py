@@ -40,6 +40,20 @@ def test_every_sample_stands_as_often_as_its_weight_says(
     assert not often
 
 
+def test_a_balanced_data_set_gives_no_more_than_the_other() -> None:
+    names, counts, to = ["A", "B", "C"], [300, 100, 7], {"A": "B", "B": "C", "C": "D"}
+
+    def shares(weights: list[float]) -> list[int]:
+        made = order.balanced(names, counts, weights, to)
+        return [order.length([n], [w]) for n, w in zip(counts, made, strict=True)]
+
+    assert order.balanced(names, counts, [1, 1, 1], {"A": "B"}) == [1 / 3, 1, 1]
+    assert shares([1, 1, 1]) == [100, 7, 7], "by what the other would give itself; D is not there"
+    assert shares([1, 2, 20]) == [200, 140, 140]
+    assert shares([0.2, 1, 1]) == [60, 7, 7], "a smaller weight stays"
+    assert order.balanced(["A", "B"], [0, 5], [1, 1], {"A": "B", "B": "A"}) == [1, 0]
+
+
 def test_the_share_above_a_whole_number_is_drawn_anew_every_epoch() -> None:
     counts, weights = [40, 10], [0.5, 2.0]
     epochs = [order.epoch_order(counts, weights, 0, epoch) for epoch in range(30)]

@@ -129,6 +129,7 @@ def test_a_single_frame_has_no_time_axis_and_references_come_beside() -> None:
     data = replace(DATA, clip=1, sample="frame", references=4, frame_steps={})
     batch = next(stream.loader(clips(replace(STAGE, data=data)), 0, 0, 0))
     assert batch["img"].shape == (6, 3, 12, 16) and batch["gt"].shape == (6, 1, 12, 16)
+    assert batch["valid"].shape == (6,), "as the losses of frames take it"
     assert batch["ref_img"].shape == batch["ref_flow"].shape == (6, 4, 3, 12, 16)
     plain = replace(STAGE, data=data, augment=Augment())
     batch = next(stream.loader(clips(plain), 0, 0, 0))
@@ -139,6 +140,37 @@ def test_a_single_frame_has_no_time_axis_and_references_come_beside() -> None:
     assert all(len(set(row)) == 4 for row in frames.tolist()), "and are different frames"
     without = next(stream.loader(clips(replace(plain, data=replace(data, references=0))), 0, 0, 0))
     assert torch.equal(without["img"], batch["img"]), "references do not change the sample"
+
+
+def test_references_are_normalised_like_frame_and_flow() -> None:
+    """The only reference of a video of one frame is that frame: it has the same numbers."""
+    data = replace(DATA, clip=1, sample="frame", references=1, frame_steps={})
+    for uint8, flow in itertools.product((False, True), repeat=2):
+        changed = replace(
+            data, uint8=uint8, normalise_flow=flow, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 1)
+        )
+        found = stream.Clips([Made((1, 1))], replace(STAGE, data=changed, augment=Augment()))
+        batch = next(stream.loader(found, 0, 0, 0))
+        tensors = {k: v for k, v in batch.items() if torch.is_tensor(v) and k != "valid"}
+        done = transforms.to_float(tensors, changed)
+        for key in ("img", "flow"):
+            assert torch.equal(done[f"ref_{key}"][:, 0], done[key])
+        assert done["img"].min() < 0 and (done["flow"].min() < 0) == flow
+
+
+def test_a_balanced_part_is_another_one_every_epoch() -> None:
+    data = replace(DATA, balanced={"MADE_train": "MORE_train"}, datasets=("MADE_train",))
+    found = stream.Clips(READERS, replace(STAGE, data=data))
+    more = sum(READERS[1].annotated(0))
+    assert len(found) == 2 * more < 26
+    parts = []
+    for epoch in range(2):
+        rows = found.anchors[found.epoch_order(epoch)]
+        parts.append({tuple(row) for row in rows.tolist() if row[0] == 0})
+        assert len(parts[epoch]) == more and len(rows) == 2 * more
+    assert parts[0] != parts[1]
+    with pytest.raises(DataError, match="not those of the interrupted run"):
+        stream.Clips(READERS, STAGE).resume(found.state(0, 0))
 
 
 def test_groups_of_neighbours_cover_every_video_once() -> None:
