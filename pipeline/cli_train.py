@@ -55,7 +55,10 @@ def train(
         typer.Option(help="Backbone's start: imagenet, a local FILE, or none (random)."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
+        list[Path] | None,
+        typer.Option(
+            help="Run or checkpoint whose weights the first stage takes; one a stage that it joins."
+        ),
     ] = None,
     strict_data: Annotated[
         bool, typer.Option("--strict-data", help="Refuse a manifest that lacks data of the recipe.")
@@ -112,7 +115,7 @@ def train(
             joined.shared(folder),
             where,
             workers,
-            init,
+            tuple(init or ()),
             ranks=joined,
             logs=tuple(log or ()),
             strict_data=strict_data,
