@@ -288,9 +288,9 @@ STAGES: tuple[Stage, ...] = (
             normalise_flow=True,
             without_flow="zero",
         ),
-        optim=Optim(kind="sgd", lr=5e-3, nesterov=True, weight_decay=5e-4, clip_norm=1.0),
+        optim=Optim(kind="adam", lr=2e-3, weight_decay=5e-4),
         epochs=1,
-        batch=2,
+        batch=4,
         steps_per_epoch=40,
     ),
 )

@@ -242,7 +242,7 @@ class SMCF(nn.Module):
         if len(img) % group:
             raise UsageError(
                 f"smcf: expected a multiple of {group} frames (recipe key network.group), "
-                f"got {len(img)}. Change the recipe key batch."
+                f"got {len(img)}. Change the recipe key batch, data.clip or data.predict_frames."
             )
         return group
 
@@ -288,9 +288,10 @@ def published(states: Sequence[Mapping[str, Tensor]], initial: object) -> dict[s
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("pretrain_rgb", "pretrain_flow", "finetune")
 
-# A training group is five frames of anywhere, as published; with --set data.clip=5 --set batch=2 it
-# is five neighbours, as in prediction. The members of the authors' training sets are not known.
-_VIDEO = ("DAVIS_train", "DAVSOD_train", "FBMS_train")
+# A group is five neighbours of one video, as in prediction; published are five frames of anywhere,
+# which pretrain_rgb keeps, as still images have no neighbours. The members of the authors' training
+# sets are not known; in their folder, videos of none of these data sets are TrainSet_Flow.
+_VIDEO = ("DAVIS_train", "DAVSOD_train", "FBMS_train", "TrainSet_Flow")
 _DATA = Data(
     datasets=_VIDEO,
     size=(352, 352),
@@ -299,6 +300,7 @@ _DATA = Data(
     std=(0.229, 0.224, 0.225),
     normalise_flow=True,
 )
+_GROUPS = replace(_DATA, sample="group", clip=5)
 
 _STAGE = Stage(
     name="pretrain_rgb",
@@ -324,12 +326,19 @@ _STAGE = Stage(
 
 STAGES: tuple[Stage, ...] = (
     _STAGE,
-    replace(_STAGE, name="pretrain_flow", data=replace(_DATA, inputs=("flow", "flow")), fresh=True),
+    replace(
+        _STAGE,
+        name="pretrain_flow",
+        data=replace(_GROUPS, inputs=("flow", "flow")),
+        batch=2,
+        fresh=True,
+    ),
     replace(
         _STAGE,
         name="finetune",
         network=Options(),
-        data=_DATA,
+        data=_GROUPS,
+        batch=2,
         joins=("pretrain_rgb", "pretrain_flow"),
         transfer="intended",
     ),
@@ -337,10 +346,12 @@ STAGES: tuple[Stage, ...] = (
         name="debug",
         maps=Maps(steps=("resize", "sigmoid", "min-max"), aligned=True, twice="first"),
         network=Options(width=8, group=2),
-        data=replace(_DATA, datasets=("DAVIS_train",), size=(64, 96), predict_frames=2),
-        optim=replace(_STAGE.optim, step_epochs=(), clip_norm=1.0),
+        data=replace(
+            _DATA, datasets=("DAVIS_train", "TrainSet_Flow"), size=(64, 96), predict_frames=2
+        ),
+        optim=Optim(kind="adam", lr=2e-3, weight_decay=5e-4),
         epochs=1,
-        batch=2,
+        batch=4,
         steps_per_epoch=40,
     ),
 )

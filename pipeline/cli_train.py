@@ -61,7 +61,10 @@ def train(
         str | None, typer.Option(help="With a2s-v2: c, d, o or t, or several jointly: cdot.")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Run or checkpoint whose weights the first stage takes.")
+        list[Path] | None,
+        typer.Option(
+            help="Run or checkpoint whose weights the first stage takes; one a stage that it joins."
+        ),
     ] = None,
     strict_data: Annotated[
         bool, typer.Option("--strict-data", help="Refuse a manifest that lacks data of the recipe.")
@@ -140,7 +143,7 @@ def train(
             joined.shared(folder),
             where,
             workers,
-            init,
+            tuple(init or ()),
             ranks=joined,
             logs=tuple(log or ()),
             strict_data=strict_data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -53,8 +54,8 @@ def choose(stage: Stage, source: Source, *, strict: bool = False) -> Feed:
     if not here or (strict and lacking):
         needs = f"all of {', '.join(lacking)}" if here else f"one of {', '.join(lacking)}"
         raise DataError(
-            f"{source.file}: stage {stage.name} needs {needs}; the "
-            f"manifest holds {', '.join(source.names())}. See --set data.datasets=[...]."
+            f"{source.file}: stage {stage.name} needs {needs}; the manifest holds "
+            f"{', '.join(source.names())}. Name your own: {_remedy(stage, source)}"
         )
     training, validation = _validation(stage, source, here)
     splits = [source.split(name) for name in here]
@@ -68,6 +69,14 @@ def choose(stage: Stage, source: Source, *, strict: bool = False) -> Feed:
         if stream.needs_flow(stage, split) or split in beside.get("flow", ()):
             require_flow(split)
     return Feed(here, lacking, training, validation)
+
+
+def _remedy(stage: Stage, source: Source) -> str:
+    """Return the option, as a shell takes it, that trains on what a manifest has for `stage`."""
+    splits = source.manifest.datasets
+    fit = [s for s in splits if s.flow is not None or not stream.needs_flow(stage, s)] or splits
+    names = [s.dataset for s in fit if s.split == "train"] or [s.dataset for s in fit]
+    return f"--set 'data.datasets={json.dumps(names)}'"
 
 
 def _validation(

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vsodpipe import checkpoint, models
+from vsodpipe import checkpoint, models, runs
 from vsodpipe.checkpoint import Checkpoint
 from vsodpipe.errors import UsageError, WeightsError, unknown
 from vsodpipe.recipe import Stage
@@ -84,39 +84,40 @@ def _given(job: Job, number: int, before: State | None) -> list[State] | None:
     earlier = {each.name for each in job.stages[:number]}
     if stage.joins and earlier.issuperset(stage.joins):
         return [_read(here / f"{name}.pt", job.model) for name in stage.joins]
-    if number == 0 and job.init is not None:
-        if not _own(job, number) and stage.joins:
-            return [_read(_folder(job) / f"{name}.pt", job.model) for name in stage.joins]
-        return [_named(job).state_dict]
+    if number == 0 and job.init:
+        files = runs.initial_files(job)
+        saved = [_named(file, job.model) for file in files]
+        _check_joined(stage, saved)
+        return [each.state_dict for each in saved]
     return None if stage.fresh or before is None else [before]
 
 
 def _own(job: Job, number: int) -> bool:
-    """Whether `--init` names weights of this very stage, or of one that it does not build on."""
-    if number or job.init is None:
+    """Whether `--init` names weights of this very stage, not of one that it builds on."""
+    if number or len(files := runs.initial_files(job)) != 1:
         return False
-    stage = job.stages[0]
-    if job.init.is_dir() and stage.joins:
-        return False
-    saved = _named(job)
-    return (saved.model, saved.stage.name) == (job.model, stage.name)
+    saved = _named(files[0], job.model)
+    return (saved.model, saved.stage.name) == (job.model, job.stages[0].name)
 
 
-def _named(job: Job) -> Checkpoint:
-    """Return the file behind `--init`: of this network, or of one whose weights it takes."""
-    assert job.init is not None
-    others = getattr(models.load(job.model), "TAKES", ())
-    return checkpoint.read(job.init, job.model, others)
+def _named(file: Path, model: str) -> Checkpoint:
+    """Return a file that `--init` names: of this network, or of one whose weights it takes."""
+    return checkpoint.read(file, model, getattr(models.load(model), "TAKES", ()))
 
 
-def _folder(job: Job) -> Path:
-    assert job.init is not None
-    if not job.init.is_dir():
-        raise UsageError(
-            f"stage {job.stages[0].name} joins the weights of {', '.join(job.stages[0].joins)}: "
-            f"name the run folder that has them with --init, not {job.init}."
-        )
-    return job.init / "checkpoints"
+def _check_joined(stage: Stage, saved: Sequence[Checkpoint]) -> None:
+    """Raise UsageError unless `saved` are of the stages that `stage` joins, or one of itself."""
+    if not stage.joins or (len(saved) == 1 and saved[0].stage.name == stage.name):
+        return
+    wanted = stage.joins if len(saved) == len(stage.joins) else (stage.name,)
+    for name, found in zip(wanted, saved, strict=True):
+        # published files do not say of which stage they are
+        if found.provenance and found.stage.name != name:
+            raise UsageError(
+                f"{found.file}: holds weights of stage {found.stage.name}, but stage {stage.name} "
+                f"joins {', '.join(stage.joins)}: name their run with --init, or with one --init "
+                "each, in this order."
+            )
 
 
 def _read(path: Path, model: str) -> State:

@@ -196,7 +196,7 @@ class Optim:
     momentum: float = 0.9
     """Momentum of sgd."""
     nesterov: bool = False
-    """Nesterov's momentum in sgd."""
+    """Nesterov's momentum in sgd; like momentum of no meaning elsewhere."""
     weight_decay: float = 1e-2
     """Decay of the weights."""
     decay_all: bool = False
@@ -216,8 +216,8 @@ class Optim:
         )
         if any(epoch < 0 for epoch in self.step_epochs):
             raise UsageError("recipe key step_epochs: expected epochs from 0 on.")
-        if self.nesterov and (self.kind != "sgd" or not self.momentum):
-            raise UsageError("recipe key nesterov: needs kind sgd with momentum above 0.")
+        if self.nesterov and self.kind == "sgd" and not self.momentum:
+            raise UsageError("recipe key nesterov: needs momentum above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

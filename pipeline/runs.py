@@ -49,8 +49,9 @@ class Job:
     run: Path
     device: str
     workers: int
-    init: Path | None = None
-    """Checkpoint whose weights the first stage starts from."""
+    init: tuple[Path, ...] = ()
+    """Run or checkpoint whose weights the first stage starts from; of a stage that joins others,
+    one of each."""
     ranks: Ranks = Ranks()
     """The processes that train together."""
     logs: tuple[str, ...] = ()
@@ -81,13 +82,37 @@ def check_new(run: Path) -> None:
         raise UsageError(f"{run}: is there already. Name another folder with --run.{again}")
 
 
+def initial_files(job: Job) -> list[Path]:
+    """Return the checkpoints that `--init` names for the first stage.
+
+    Of a stage that joins others they are those of `joins`, in that order; one file alone is of the
+    stage itself. Raises UsageError for any other number, and WeightsError for a missing file.
+    """
+    joins = job.stages[0].joins
+    paths = job.init
+    if len(paths) == 1 and paths[0].is_dir():
+        paths *= max(1, len(joins))
+    if len(paths) > 1 and len(paths) != len(joins):
+        needs = f"joins {', '.join(joins)}" if joins else "takes the weights of one run"
+        raise UsageError(
+            f"--init: named {len(paths)} times, but stage {job.stages[0].name} {needs}."
+        )
+    if len(paths) == 1:
+        return [checkpoint.locate(paths[0])]
+    named = [path / "checkpoints" / f"{name}.pt" for path, name in zip(paths, joins, strict=True)]
+    return [
+        checkpoint.locate(file if path.is_dir() else path)
+        for path, file in zip(paths, named, strict=True)
+    ]
+
+
 def provenance(job: Job, feeds: Sequence[Feed]) -> dict[str, Any]:
     """Return what a result can be traced back to: manifest, flow, data sets, initial weights."""
     flows = {s.dataset: s.flow["fingerprint"] for s in job.source.manifest.datasets if s.flow}
     init: Any = recipe.to_dict(job.stages[0].network).get("backbone_weights") or "random"
     if job.init:
-        file = checkpoint.locate(job.init)
-        init = {"file": str(file), "sha256": sha256(file)}
+        files = [{"file": str(f), "sha256": sha256(f)} for f in initial_files(job)]
+        init = files[0] if len(files) == 1 else files
     return {
         "manifest": str(job.source.file),
         "manifest_sha256": job.source.sha256(),

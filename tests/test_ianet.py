@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fill import answers, digest, fill, gap, gradient_gaps, inputs, parameters, shapes
-from vsodpipe import checkpoint, models
+from vsodpipe import checkpoint, models, recipe
 from vsodpipe.errors import UsageError
 from vsodpipe.models import ianet
 
@@ -123,6 +123,8 @@ def test_the_recipe_is_the_published_one() -> None:
     assert (optim.kind, optim.lr, optim.momentum, optim.nesterov) == ("sgd", 5e-3, 0.9, True)
     assert (optim.weight_decay, optim.decay_all, optim.step_epochs) == (5e-4, True, (15,))
     assert (stage.epochs, stage.batch, stage.data.size) == (20, 8, (512, 512))
+    paper = recipe.override(stage, ["optim.kind=adam"])
+    assert paper.optim.kind == "adam", "the paper's optimiser is one --set away"
     with torch.device("meta"):
         net = models.create("ianet")
     slow = [

@@ -242,7 +242,7 @@ def test_stages_hand_weights_on_by_a_function_of_the_model(source: Source, tmp_p
     assert last["body.weight"].shape[0] == 10
     steps = [row["stage"] for row in rows(tmp_path / "r")]
     assert steps == ["debug"] * 2 + ["other"] * 2 + ["wide"] * 2
-    alone = job(source, tmp_path / "s", *still, names=("wide",), init=tmp_path / "r")
+    alone = job(source, tmp_path / "s", *still, names=("wide",), init=(tmp_path / "r",))
     again = weights(train.train(alone, QUIET))
     assert torch.allclose(again["body.weight"], last["body.weight"])
     with pytest.raises(UsageError, match="Did you mean widen"):

@@ -112,7 +112,6 @@ def test_override_sets_nested_values() -> None:
         ("steps_per_epoch=-3", "0 or more"),
         ("optim.kind=sdg", "Did you mean sgd?"),
         ("optim.schedule=cosin", "Did you mean cosine?"),
-        ("optim.nesterov=true", "needs kind sgd"),
         ("optim.groups.rgb.rl=1", "Did you mean optim.groups.rgb.lr?"),
         ("optim.groups.rgb.lr=-1", "0 or more"),
         ("scales=[]", "numbers above 0"),

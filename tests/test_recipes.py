@@ -14,10 +14,12 @@ from vsodpipe import (
     checkpoint,
     feed,
     handover,
+    infer,
     manifest,
     models,
     optimisers,
     runs,
+    sampling,
     stream,
     train,
     transforms,
@@ -88,7 +90,18 @@ def test_the_stages_begin_with_the_right_weights(source: Source, tmp_path: Path)
     assert all(torch.equal(value, origin[k]) for k, value in begun.items())
     for key, value in handover.begin(run, 2, None).state_dict().items():
         assert bool((value == (1 if key.startswith("rgb.") else 2)).all()), key
-    alone = replace(run, stages=run.stages[2:], run=tmp_path / "other", init=run.run)
+    alone = replace(run, stages=run.stages[2:], run=tmp_path / "other", init=(run.run,))
+    pair = [run.last.with_name(f"{stage.name}.pt") for stage in run.stages[:2]]
+    apart = replace(alone, init=tuple(pair))
+    begun = handover.begin(apart, 0, None).state_dict()
+    assert runs.initial_files(alone) == pair == runs.initial_files(apart)
+    for key, value in begun.items():
+        assert bool((value == (1 if key.startswith("rgb.") else 2)).all()), key
+    for wrong in (tuple(pair[::-1]), (pair[1],)):
+        with pytest.raises(UsageError, match="holds weights of stage pretrain_flow, .* in this"):
+            handover.begin(replace(alone, init=wrong), 0, None)
+    with pytest.raises(UsageError, match="named 3 times, but stage finetune joins"):
+        handover.begin(replace(alone, init=(*pair, pair[0])), 0, None)
     changed = replace(alone.stages[0], transfer="published")
     begun = handover.begin(replace(alone, stages=(changed,)), 0, None).state_dict()
     assert all(bool((value == 1).all()) for value in begun.values())
@@ -131,6 +144,21 @@ def test_smcf_predicts_groups_of_neighbours(
     files = ("--checkpoint", "x.pt", "--manifest", source.file, "--out", "maps")
     assert vsodpipe("test", "smcf", *files)[0] == 0
     assert seen == [2, 2, 2] and len(list((tmp_path / "maps").rglob("*.png"))) == 5
+
+
+@pytest.mark.parametrize(("count", "groups"), [(1, 1), (4, 1), (5, 1), (6, 2), (11, 3)])
+def test_groups_of_smcf_cover_a_video(count: int, groups: int) -> None:
+    """In training and in prediction: within the video, every frame, the last group by overlap."""
+    data = models.stages("smcf")["finetune"].data
+    assert data.sample == "group" and data.clip == data.predict_frames == 5
+    annotated = [True] * count
+    starts = sampling.group_starts(annotated, data.clip)
+    made = [sampling.group(annotated, start, data.clip) for start in starts]
+    assert len(made) == groups and all(len(group.frames) == 5 for group in made)
+    real = [f for g in made for f, valid in zip(g.frames, g.valid, strict=True) if valid]
+    assert set(real) == set(range(count)) and len(real) == min(count, 5) * groups
+    predicted = sampling.windows(count, infer.group_length(data))
+    assert [list(g) for g in predicted] == [list(dict.fromkeys(g.frames)) for g in made]
 
 
 def test_optimisers_of_the_recipes() -> None:

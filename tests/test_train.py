@@ -108,7 +108,7 @@ def test_a_run_killed_before_its_first_save_keeps_its_initial_weights(
 ) -> None:
     quiet = Reporter(quiet=True)
     train.train(job(source, tmp_path / "a"), quiet)
-    whole = replace(job(source, tmp_path / "whole", "seed=3"), init=tmp_path / "a")
+    whole = replace(job(source, tmp_path / "whole", "seed=3"), init=(tmp_path / "a",))
     train.train(whole, quiet)
 
     def killed(*_: object) -> float:
@@ -239,7 +239,7 @@ def test_init_takes_the_weights_of_another_run(source: Source, tmp_path: Path) -
     quiet = Reporter(quiet=True)
     first = train.train(job(source, tmp_path / "a"), quiet)
     still = job(source, tmp_path / "b", "optim.lr=1e-12", "optim.min_lr=0", "seed=5")
-    second = train.train(replace(still, init=tmp_path / "a"), quiet)
+    second = train.train(replace(still, init=(tmp_path / "a",)), quiet)
     key = "heads.0.weight"
     key = key if key in weights(first) else next(k for k in weights(first) if "fwd" in k)
     assert torch.allclose(weights(first)[key], weights(second)[key], atol=1e-6)
@@ -264,7 +264,11 @@ def test_the_chain_is_the_default_and_backbone_weights_go_to_its_start() -> None
 
 def test_a_manifest_without_the_recipes_data(source: Source, tmp_path: Path) -> None:
     chosen = stages('data.datasets=["OTHER_train"]')
-    with pytest.raises(DataError, match="needs one of OTHER_train.*holds TINY_train, TINY_test"):
+    words = (
+        "needs one of OTHER_train.*holds TINY_train, TINY_test. "
+        "Name your own: --set 'data.datasets=.\"TINY_train\".'"
+    )
+    with pytest.raises(DataError, match=words):
         train.train(replace(job(source, tmp_path / "r"), stages=chosen), Reporter(quiet=True))
     assert not (tmp_path / "r").exists()
 
