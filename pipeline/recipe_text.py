@@ -157,7 +157,8 @@ def _assign(recipe: Any, path: list[str], value: Any, key: str) -> Any:
         value, rest = {**current, ".".join(names): _assign(old, [last], value, key)}, []
         return replace(recipe, **{head: value})
     if rest and isinstance(current, dict):
-        value, rest = {**current, ".".join(rest): value}, []
+        name = ".".join(rest)
+        value, rest, key = {**current, name: value}, [], key.removesuffix(f".{name}")
     if rest and is_dataclass(current):
         return replace(recipe, **{head: _assign(current, rest, value, key)})
     if rest:

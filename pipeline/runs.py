@@ -14,7 +14,8 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,29 @@ def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
     if digest != source.sha256():
         raise DataError(f"{source.file}: is not the manifest that {run} was started with.")
     return tuple(recipe.stage_from_dict(s, models.load(model).Options) for s in chosen)
+
+
+@contextmanager
+def held(job: Job) -> Iterator[None]:
+    """Keep other processes from training in the run folder meanwhile; its `run.json` is locked.
+
+    The lock ends with the process, however it ends. Raises UsageError where another one has it.
+    """
+    if not job.ranks.first:
+        yield
+        return
+    with open(job.run / "run.json", "r+b") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{job.run}: another process is training in it. Wait for its end, or end it."
+            ) from error
+        except (ImportError, OSError):  # not on this system, or not on this file system
+            pass
+        yield
 
 
 def cut_events(run: Path, stages: list[str], position: Position) -> None:

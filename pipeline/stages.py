@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def choose(
             raise unknown(f"stage of {file or model}", name, known)
     default = list(known) if file is not None else models.load(model).CHAIN
     stages = [recipe.override(known[name], assignments) for name in names or default]
+    _check_datasets(stages, [*models.stages(model).values(), *known.values(), *stages])
     if backbone_weights is not None:
         weights = None if backbone_weights == "none" else backbone_weights
         for number, stage in enumerate(stages):
@@ -41,6 +42,20 @@ def choose(
                 network = replace(stage.network, backbone_weights=weights)
                 stages[number] = replace(stage, network=network)
     return tuple(stages)
+
+
+def _check_datasets(stages: Sequence[Stage], known: Sequence[Stage]) -> None:
+    """Raise UsageError where a key is about a data set that no stage of the model has.
+
+    Those of other stages may stay: `--set` changes all that run, and `data.datasets` with them.
+    """
+    datasets = {name for stage in known for name in stage.data.datasets}
+    for data in (stage.data for stage in stages):
+        for key in ("frame_steps", "anchor_stride"):
+            for name in getattr(data, key).keys() - datasets:
+                raise unknown(
+                    "recipe key", f"data.{key}.{name}", (f"data.{key}.{n}" for n in datasets)
+                )
 
 
 def _read(file: Path, model: str, published: Mapping[str, Stage]) -> dict[str, Stage]:

@@ -54,8 +54,8 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     """Run the stages of `job` into its run folder; return the last checkpoint.
 
     With `resume` the run continues from `checkpoints/last.pt`. Raises UsageError for a run folder
-    that is in use, and VsodpipeError when the loss is no longer a number. A new run that fails
-    before its first step leaves nothing behind.
+    that is there already or in use, and VsodpipeError when the loss is no longer a number. A new
+    run that fails before its first step leaves nothing behind.
     """
     if not resume:
         runs.check_new(job.run)
@@ -76,15 +76,16 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     if saved is not None and "stream" in saved.training:  # refuses another order than before
         clips[position.stage].resume(State(**saved.training["stream"]))
     origin = saved.provenance if saved else runs.provenance(job, feeds)
-    if resume and job.ranks.first:
-        runs.cut_events(job.run, [stage.name for stage in job.stages], position)
-    elif job.ranks.first:  # so that even a run killed in its first step continues
+    if job.ranks.first and not resume:  # so that even a run killed in its first step continues
         first = _Run(job, feeds[0], clips[0], origin, reporter, loggers.Log(()), 0, job.stages[0])
         _save(first, Position(), state)
         runs.start(job, origin)
     job.ranks.wait()
     config = {stage.name: recipe.to_dict(stage) for stage in job.stages}
-    with loggers.opened(job.logs if job.ranks.first else (), job.run, config) as log:
+    logs = job.logs if job.ranks.first else ()
+    with runs.held(job), loggers.opened(logs, job.run, config) as log:
+        if resume and job.ranks.first:
+            runs.cut_events(job.run, [stage.name for stage in job.stages], position)
         first_step = 0
         for number, stage in enumerate(job.stages):
             run = _Run(job, feeds[number], clips[number], origin, reporter, log, first_step, stage)

@@ -116,6 +116,28 @@ def test_a_run_killed_at_any_step_continues_as_if_it_had_not_been(
             assert equal(a.state_dict, b.state_dict) and equal(a.training, b.training)
 
 
+def test_a_run_in_use_is_not_continued(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that a scheduler started twice: the second one touches nothing."""
+    run, real = tmp_path / "run", train._step
+    second = job(source, run)
+    told = []
+
+    def step(*given: Any) -> float:
+        before = (run / "checkpoints/last.pt").read_bytes()
+        with pytest.raises(UsageError, match="run: another process is training in it"):
+            train.train(second, QUIET, resume=True)
+        told.append((run / "checkpoints/last.pt").read_bytes() == before)
+        monkeypatch.setattr(train, "_step", real)
+        return real(*given)
+
+    monkeypatch.setattr(train, "_step", step)
+    train.train(job(source, run), QUIET)
+    assert told == [True] and len(losses(run)) == 4
+    train.train(second, QUIET, resume=True)  # finished, and free again
+
+
 def test_everything_to_continue_is_in_a_save_in_mid_epoch(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +227,30 @@ def test_scores_are_those_of_the_maps(source: Source, tmp_path: Path, vsodpipe: 
     assert found["j"] == pytest.approx(total["j_mean"])
     assert found["s"] == pytest.approx(total["s_measure"])
     assert found["mae"] == pytest.approx(total["mae"])
+
+
+def test_every_frame_is_scored_once_on_any_device(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are scored a few at a time; the batched metrics of CUDA give the same numbers."""
+    real, sizes = validate.frames_scores, []
+
+    def both(pairs: list[validate.Pair], device: str) -> list[Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "to", lambda tensor, _: tensor)  # the device is the CPU
+            batched = real(pairs, "cuda:0")
+        found = real(pairs, device)
+        for a, b in zip(batched, found, strict=True):
+            assert all(getattr(a, n) == pytest.approx(getattr(b, n)) for n in validate.SCORES)
+            assert a.f_weighted is b.f_weighted is None, "slow, and never shown"
+        sizes.append(len(pairs))
+        return found
+
+    monkeypatch.setattr(validate, "TOGETHER", 2)
+    monkeypatch.setattr(validate, "frames_scores", both)
+    train.train(job(source, tmp_path / "run", "validate.split=TINY_test", "epochs=1"), QUIET)
+    masks = [sum(f.gt is not None for f in v.frames) for v in source.split("TINY_test").videos]
+    assert sum(sizes) == sum(masks) and max(sizes) == 2
 
 
 def test_held_out_videos_are_not_trained_on(source: Source, tmp_path: Path) -> None:

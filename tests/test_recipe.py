@@ -119,6 +119,7 @@ def test_override_sets_nested_values() -> None:
         ("accumulate=2", "equal parts of 1 samples"),
         ('joins=["a"]', "needs transfer"),
         ("validate.metric=jj", "Known: f_adaptive"),
+        ("data.frame_steps.DAVIS_train=3", "recipe key data.frame_steps.DAVIS_train: expected tup"),
         ("validate.held_out=1", "between 0 and 1"),
     ],
 )

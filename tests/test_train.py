@@ -262,6 +262,18 @@ def test_the_chain_is_the_default_and_backbone_weights_go_to_its_start() -> None
         recipes.choose("dbsnet", ["finetun"], [], None)
 
 
+def test_a_key_about_a_data_set_that_no_stage_has() -> None:
+    with pytest.raises(UsageError, match="Did you mean data.frame_steps.DAVIS_train?"):
+        recipes.choose("dbsnet", ["debug"], ["data.frame_steps.DAVIS_trian=[2]"], None)
+    with pytest.raises(UsageError, match="data.anchor_stride.DAVIS'"):
+        recipes.choose("dbsnet", [], ["data.anchor_stride.DAVIS=2"], None)
+    # of another stage, or of the recipe though its data are replaced: nothing to refuse
+    pretrain, finetune = recipes.choose(
+        "dbsnet", [], ["data.anchor_stride.YouTubeVOS_train=3", 'data.datasets=["MINE"]'], None
+    )
+    assert pretrain.data.anchor_stride == finetune.data.anchor_stride == {"YouTubeVOS_train": 3}
+
+
 def test_a_manifest_without_the_recipes_data(source: Source, tmp_path: Path) -> None:
     chosen = stages('data.datasets=["OTHER_train"]')
     words = (
