@@ -394,7 +394,7 @@ def test_recipe_is_the_published_one() -> None:
     assert (pretrain.epochs, pretrain.optim.lr) == (30, 1e-4)
     assert (finetune.epochs, finetune.optim.lr) == (25, 1e-5)
     for stage in (pretrain, finetune):
-        assert (stage.batch, stage.data.clip, stage.data.size) == (2, 4, (384, 640))
+        assert (stage.batch, stage.data.clip, stage.data.size) == (4, 4, (384, 640))
         assert stage.data.clip == stage.network.num_frames
         assert stage.data.frame_steps == {"DAVIS_train": (1, 2, 3)}
         assert (stage.optim.min_lr, stage.optim.weight_decay) == (1e-6, 1e-2)

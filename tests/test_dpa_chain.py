@@ -20,7 +20,9 @@ def job(
     source: Source, init: Path | None, *names: str, change: str = "network.width=4"
 ) -> runs.Job:
     chosen = stages.choose("dpa", list(names), [*SLIM, change], "none" if init is None else None)
-    return runs.Job("dpa", source, chosen, source.file.parent / "run", "cpu", 0, init)
+    return runs.Job(
+        "dpa", source, chosen, source.file.parent / "run", "cpu", 0, (init,) if init else ()
+    )
 
 
 def written(path: Path, model: str, stage: Stage) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ def test_it_pickles_and_forks(packed: Path, method: str) -> None:
     queue = context.Queue()
     child = context.Process(target=_child, args=(opened, queue))
     child.start()
-    assert queue.get(timeout=60) == expected
+    assert queue.get(timeout=240) == expected
     child.join()
 
 
