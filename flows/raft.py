@@ -76,8 +76,10 @@ class Raft:
         network = network_of(name, state, source).to(device)
         dtype = PRECISIONS[precision]
         cpu = torch.device(device).type == "cpu"
-        # the compiler cannot look into NNPACK
-        faster = cpu and dtype == torch.float32 and not compile and winograd.available()
+        # NNPACK's threads hinder one another (two are slower than the direct convolutions), and
+        # the compiler cannot look into it
+        alone = cpu and torch.get_num_threads() == 1 and not compile
+        faster = alone and dtype == torch.float32 and winograd.available()
         self._network = StreamingRaft(network, dtype, faster)
         if compile:
             self._network.compile()
