@@ -1,6 +1,7 @@
 """Tiny data for every test: clips, data roots, manifests. No network, no download, no GPU."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,12 @@ from vsodpipe.progress import Reporter
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads and lose much when tests share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell job in the background ignores Ctrl-C, and so would the commands that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -7,13 +7,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vsodpipe import catalogue, flow_job, flows, pack, store
+from vsodpipe import catalogue, flow_job, flows, pack, reader, store
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 
 SIZE = (32, 40)
+# Frames in no order, one of them twice.
+ORDER = [7, 2, 3, 4, 8, 0, 3]
+
+
+def batch(opened: reader.Store, key: str = "img") -> np.ndarray:
+    """Read the frames ORDER. It is here, not in a test, so that a spawned child can import it."""
+    shape, dtype = opened.frame_shape(key)
+    out = np.empty((len(ORDER), *shape), dtype)
+    opened.read_into(ORDER, key, out)
+    return out
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, frames: int = 4) -> None:

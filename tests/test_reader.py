@@ -3,28 +3,23 @@
 import multiprocessing
 import os
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
-from stores import server
+from stores import ORDER, batch, server
 from vsodpipe import reader, shard_cache, shards
 from vsodpipe.errors import DataError
 
-ORDER = [7, 2, 3, 4, 8, 0, 3]
 
-
-def batch(opened: reader.Store, key: str = "img") -> np.ndarray:
-    shape, dtype = opened.frame_shape(key)
-    out = np.empty((len(ORDER), *shape), dtype)
-    opened.read_into(ORDER, key, out)
-    return out
-
-
-def _child(opened: reader.Store, queue: "multiprocessing.Queue[bytes]") -> None:
-    queue.put(batch(opened).tobytes())
+def in_child(method: str, opened: reader.Store) -> np.ndarray:
+    """Read a batch in a process that is forked or spawned."""
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(batch, opened).result(timeout=240)
 
 
 def test_a_batch_is_its_frames(packed: Path) -> None:
@@ -53,12 +48,7 @@ def test_it_pickles_and_forks(packed: Path, method: str) -> None:
     opened = reader.open_store(str(packed))
     expected = batch(opened).tobytes()
     assert batch(pickle.loads(pickle.dumps(opened))).tobytes() == expected
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    child = context.Process(target=_child, args=(opened, queue))
-    child.start()
-    assert queue.get(timeout=240) == expected
-    child.join()
+    assert in_child(method, opened).tobytes() == expected
 
 
 def test_frames_that_adjoin_are_read_at_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,12 +119,7 @@ def test_http_fetches_what_it_needs(packed: Path) -> None:
         assert len(asked) == 3 + 6, "an index a shard, then a range a run of frames"
         again = pickle.loads(pickle.dumps(opened))
         np.testing.assert_array_equal(batch(again, "gt"), batch(local, "gt"))
-        context = multiprocessing.get_context("fork")
-        queue = context.Queue()
-        child = context.Process(target=_child, args=(opened, queue))
-        child.start()
-        assert queue.get(timeout=30) == batch(local).tobytes()
-        child.join()
+        np.testing.assert_array_equal(in_child("fork", opened), batch(local))
         (packed / "img/c/0/0/0/0").unlink()
         with pytest.raises(DataError, match=r"img/c/0/0/0/0: is not there"):
             opened.read(0, 1, "img")
