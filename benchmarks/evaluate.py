@@ -15,13 +15,11 @@ processors.
 import argparse
 import os
 import platform
-import random
 import shlex
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from multiprocessing import active_children
 from pathlib import Path
@@ -29,6 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from timing import timed
 from vsodpipe import card, evaluate, manifest, maps, media, metrics
 from vsodpipe.progress import Reporter
 
@@ -129,18 +128,6 @@ def check(ours: dict[str, float], theirs: dict[str, float]) -> None:
             sys.exit(f"{name}: {ours[name]:.9f} is not {expected:.9f}: nothing to compare")
     largest = max(abs(ours[name] - expected) for name, expected in theirs.items())
     print(f"{', '.join(theirs)}: equal, largest difference {largest:.1g}")
-
-
-def timed(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each of the `variants`."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name in random.sample(list(variants), len(variants)):
-            start = time.perf_counter()
-            variants[name]()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def whole_set(frames: list[Frame], count: int) -> None:

@@ -10,18 +10,15 @@ N frames is N-1 flows, forward and backward together twice as many. More than 1 
 import argparse
 import os
 import platform
-import random
 import shlex
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torchvision
 from torchvision.models import optical_flow
 
+from timing import timed
 from vsodpipe import flows
 
 Flows = np.ndarray
@@ -79,18 +76,6 @@ def check(found: Flows, expected: Flows) -> None:
     print(f"largest flow {largest:.3g} px, largest difference {difference:.2g} px")
     if difference > 1e-3 + 1e-5 * largest:
         sys.exit("the engine's flow is not torchvision's: nothing to compare")
-
-
-def timed(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each of the `variants`."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name in random.sample(list(variants), len(variants)):
-            start = time.perf_counter()
-            variants[name]()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:

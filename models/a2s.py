@@ -22,7 +22,7 @@ from vsodpipe.models._a2s_losses import boundary_texture, confidence, consistenc
 from vsodpipe.models._backbones import ResNet
 from vsodpipe.models._blocks import resized
 from vsodpipe.models._moco import classifier, encode, load_moco
-from vsodpipe.recipe import Augment, Data, Group, Optim, Stage, Validate
+from vsodpipe.recipe import Augment, Data, Group, Optim, Stage, Validate, debug
 
 TERMS = {"confidence": 1.0, "boundary": 0.05, "consistency": 1.0}
 """The three losses and their factors."""
@@ -220,15 +220,11 @@ STAGES: tuple[Stage, ...] = (
         data=replace(_STAGE.data, datasets=("MSRA-B_train",), beside=()),
         optim=replace(_STAGE.optim, groups={"encoder": Group(lr=0.01, from_epoch=2)}),
     ),
-    replace(
+    debug(
         _STAGE,
-        name="debug",
-        network=Options(width=8, view_scales=(0.75, 1.25)),
-        data=replace(_STAGE.data, datasets=("DAVIS_train",), beside=(), size=(64, 96)),
-        optim=replace(_STAGE.optim, lr=0.01, min_lr=0.002),
-        epochs=1,
-        batch=2,
-        steps_per_epoch=40,
+        Options(width=8, view_scales=(0.75, 1.25)),
+        replace(_STAGE.optim, lr=0.01, min_lr=0.002),
+        beside=(),
     ),
 )
 

@@ -20,7 +20,7 @@ from vsodpipe.errors import UsageError
 from vsodpipe.models._a2s_losses import soft_iou
 from vsodpipe.models._backbones import ResNet
 from vsodpipe.models._moco import classifier, encode, load_moco
-from vsodpipe.recipe import Augment, Data, Group, Optim, Stage
+from vsodpipe.recipe import Augment, Data, Group, Optim, Stage, debug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,16 +154,7 @@ _STAGE = Stage(
 STAGES: tuple[Stage, ...] = (
     _STAGE,
     replace(_STAGE, name="msra", data=replace(_STAGE.data, datasets=("MSRA-B_pseudo",))),
-    replace(
-        _STAGE,
-        name="debug",
-        network=Options(width=8),
-        data=replace(_STAGE.data, datasets=("DAVIS_train",), size=(64, 96)),
-        optim=replace(_STAGE.optim, lr=0.05, min_lr=0.01),
-        epochs=1,
-        batch=2,
-        steps_per_epoch=40,
-    ),
+    debug(_STAGE, Options(width=8), replace(_STAGE.optim, lr=0.05, min_lr=0.01)),
 )
 
 # Our names in those of the published files; each rule applies to what those before have made.

@@ -33,7 +33,7 @@ from vsodpipe.models.dpa_pretrain import (
     prototypes,
     start,
 )
-from vsodpipe.recipe import Stage
+from vsodpipe.recipe import Stage, debug
 
 References = dict[str, tuple[Tensor, Tensor]]
 """For `rgb` and `flow`, keys and values (B, N.K, D): all that is kept of a video's references."""
@@ -247,20 +247,12 @@ STAGES: tuple[Stage, ...] = (
             balanced={"YouTubeVOS_train": "DAVIS_train"},
         ),
     ),
-    Stage(
-        name="debug",
-        network=Options(width=8),
-        data=replace(
-            _PRETRAIN.data,
-            datasets=("DAVIS_train",),
-            inputs=_INPUTS,
-            size=(64, 96),
-            references=2,
-        ),
-        optim=replace(_PRETRAIN.optim, lr=1e-3, clip_norm=1.0),
-        epochs=1,
-        batch=2,
-        steps_per_epoch=40,
+    debug(
+        Stage(name="debug", network=Options(), data=_PRETRAIN.data),
+        Options(width=8),
+        replace(_PRETRAIN.optim, lr=1e-3, clip_norm=1.0),
+        inputs=_INPUTS,
+        references=2,
     ),
 )
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vsodpipe.errors import UsageError
 from vsodpipe.models._backbones import VGG16, load_vgg16
 from vsodpipe.models._blocks import ASPP, conv_bn_relu, resized, start_small
-from vsodpipe.recipe import Augment, Data, Maps, Optim, Stage, Validate
+from vsodpipe.recipe import Augment, Data, Maps, Optim, Stage, Validate, debug
 
 HEADS = ("saliency", "side2", "side3", "side4")
 """The four outputs at strides 1, 2, 4, 8; the published order is the reverse."""
@@ -360,14 +360,10 @@ _PRETRAIN = Stage(
 
 STAGES: tuple[Stage, ...] = (
     _PRETRAIN,
-    Stage(
-        name="debug",
-        network=Options(width=8),
-        data=replace(_PRETRAIN.data, datasets=("DAVIS_train",), size=(64, 96)),
-        optim=replace(_PRETRAIN.optim, lr=1e-3, clip_norm=1.0),
-        epochs=1,
-        batch=2,
-        steps_per_epoch=40,
+    debug(
+        Stage(name="debug", network=Options(), data=_PRETRAIN.data),
+        Options(width=8),
+        replace(_PRETRAIN.optim, lr=1e-3, clip_norm=1.0),
     ),
 )
 

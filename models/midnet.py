@@ -22,7 +22,7 @@ from vsodpipe.models._a2s_losses import soft_iou
 from vsodpipe.models._backbones import ResNet
 from vsodpipe.models._blocks import conv_bn_relu, resized, start_small
 from vsodpipe.models._moco import classifier, encode, load_moco
-from vsodpipe.recipe import Augment, Data, Group, Optim, Stage
+from vsodpipe.recipe import Augment, Data, Group, Optim, Stage, debug
 
 HEAD_WEIGHTS = {"saliency": 1.0, "score1": 0.2}
 """The heads that are trained. score2 and score_global keep their first weights, as published."""
@@ -234,16 +234,7 @@ STAGES: tuple[Stage, ...] = (
         )
         for task, names in _SETS.items()
     ),
-    replace(
-        _STAGE,
-        name="debug",
-        network=Options(width=8),
-        data=replace(_STAGE.data, datasets=("DAVIS_train",), size=(64, 96)),
-        optim=replace(_STAGE.optim, lr=0.05, min_lr=0.01),
-        epochs=1,
-        batch=2,
-        steps_per_epoch=40,
-    ),
+    debug(_STAGE, Options(width=8), replace(_STAGE.optim, lr=0.05, min_lr=0.01)),
 )
 
 # Our names in those of the published files; each rule applies to what those before have made.

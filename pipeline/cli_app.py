@@ -42,6 +42,20 @@ ManifestOption = Annotated[
     str, typer.Option("--manifest", help="Manifest: .json here or at a URL, .txt rows, a folder.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's)."),
+]
+FramesOption = Annotated[
+    str | None, typer.Option(help="trim, all or non-empty masks, instead of the protocol's rule.")
+]
+ResizeOption = Annotated[
+    bool, typer.Option("--resize", help="Bring maps of another size to that of their masks.")
+]
+ScorersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that score (default: one a core)."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]

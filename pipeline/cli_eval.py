@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
+from vsodpipe.cli_app import (
+    FramesOption,
+    JsonOption,
+    ProtocolOption,
+    QuietOption,
+    ResizeOption,
+    ScorersOption,
+    app,
+    print_json,
+)
 from vsodpipe.errors import UsageError, unknown
 from vsodpipe.progress import Reporter
 
@@ -22,21 +31,10 @@ def eval_(
         list[str],
         typer.Option(help="Manifest written by `vsodpipe manifest`, repeatable."),
     ],
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's)."),
-    ] = None,
-    frames: Annotated[
-        str | None,
-        typer.Option(help="trim, all or non-empty masks, instead of the protocol's rule."),
-    ] = None,
-    resize: Annotated[
-        bool,
-        typer.Option("--resize", help="Bring maps of another size to that of their masks."),
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that score (default: one a core).")
-    ] = None,
+    protocol: ProtocolOption = None,
+    frames: FramesOption = None,
+    resize: ResizeOption = False,
+    workers: ScorersOption = None,
     form: Annotated[
         str, typer.Option("--format", help="table, json, csv, markdown or latex.")
     ] = "table",
@@ -63,7 +61,7 @@ def eval_(
     from vsodpipe import attributes as lists
     from vsodpipe import compare as comparing
     from vsodpipe import curves as drawing
-    from vsodpipe import evaluate, inputs, maps, protocols, scoring, tables
+    from vsodpipe import evaluate, inputs, maps, protocols, tables
 
     if form not in tables.FORMATS:
         raise unknown("value of --format:", form, tables.FORMATS)
@@ -72,12 +70,7 @@ def eval_(
     if curves is not None:
         drawing.check(curves)
     chosen = [protocols.metric(name) for name in metric or []]
-    options = evaluate.Options(
-        protocol=protocols.get(protocol) if protocol else None,
-        frames=protocols.frames_rule(frames) if frames else None,
-        resize=resize,
-        workers=workers or scoring.cores(),
-    )
+    options = evaluate.Options.named(protocol, frames, resize, workers)
     known = lists.read(attributes) if attributes else None
     reporter = Reporter(quiet)
     found = maps.find(folders, [inputs.open_manifest(place, reporter) for place in manifest])

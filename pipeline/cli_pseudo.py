@@ -62,6 +62,7 @@ def pseudo(
 
 def chain(
     manifest: str,
+    *,
     task: str | None,
     stage: list[str],
     assignments: list[str],

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from vsodpipe.cli_app import DataOption, JsonOption, QuietOption, app, print_json
+from vsodpipe.cli_app import (
+    DataOption,
+    FramesOption,
+    JsonOption,
+    ProtocolOption,
+    QuietOption,
+    ResizeOption,
+    ScorersOption,
+    app,
+    print_json,
+)
 from vsodpipe.progress import Reporter, printable
 
 
@@ -22,35 +32,19 @@ def report(
         typer.Option(help="Manifest with the masks, repeatable (default: that of the run)."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's)."),
-    ] = None,
-    frames: Annotated[
-        str | None,
-        typer.Option(help="trim, all or non-empty masks, instead of the protocol's rule."),
-    ] = None,
-    resize: Annotated[
-        bool,
-        typer.Option("--resize", help="Bring maps of another size to that of their masks."),
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that score (default: one a core).")
-    ] = None,
+    protocol: ProtocolOption = None,
+    frames: FramesOption = None,
+    resize: ResizeOption = False,
+    workers: ScorersOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write one page that works from disk: scores, curves, frames, training, how to reproduce."""
-    from vsodpipe import evaluate, protocols, scoring
+    from vsodpipe import evaluate
     from vsodpipe import report as pages
 
     pages.check(out)
-    options = evaluate.Options(
-        protocol=protocols.get(protocol) if protocol else None,
-        frames=protocols.frames_rule(frames) if frames else None,
-        resize=resize,
-        workers=workers or scoring.cores(),
-    )
+    options = evaluate.Options.named(protocol, frames, resize, workers)
     words = ["--protocol", protocol] if protocol else []
     words += ["--frames", frames] if frames else []
     words += ["--resize"] if resize else []

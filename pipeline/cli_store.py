@@ -105,7 +105,8 @@ def pack(
         )
         results[split.dataset] = asdict(done)
     if not dry_run:
-        reporter.say("Next: vsodpipe train dbsnet --manifest MANIFEST --set data.source=store")
+        held = name if name.endswith((".json", ".txt")) else "MANIFEST"
+        reporter.say(f"Next: vsodpipe train MODEL --manifest {held} --set data.source=store")
     if as_json:
         print_json(results if len(results) > 1 else next(iter(results.values())))
 

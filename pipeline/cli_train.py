@@ -108,16 +108,16 @@ def train(
             )
         cli_pseudo.chain(
             manifest,
-            task,
-            stage or [],
-            assignments or [],
-            backbone_weights,
-            run,
-            resume,
-            log or [],
-            workers,
-            device,
-            quiet,
+            task=task,
+            stage=stage or [],
+            assignments=assignments or [],
+            backbone_weights=backbone_weights,
+            run=run,
+            resume=resume,
+            logs=log or [],
+            workers=workers,
+            device=device,
+            quiet=quiet,
         )
         return
     if task is not None:

@@ -59,6 +59,18 @@ class Options:
     resize: bool = False
     workers: int = 1
 
+    @classmethod
+    def named(
+        cls, protocol: str | None, frames: str | None, resize: bool, workers: int | None
+    ) -> Options:
+        """Return the options that a user wrote; `workers` None: one a core. Raises UsageError."""
+        return cls(
+            protocol=protocols.get(protocol) if protocol else None,
+            frames=protocols.frames_rule(frames) if frames else None,
+            resize=resize,
+            workers=workers or scoring.cores(),
+        )
+
     def of(self, dataset: str) -> Protocol:
         """Return the protocol for a data set."""
         found = self.protocol or protocols.of(dataset)

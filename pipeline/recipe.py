@@ -8,7 +8,7 @@ unknown keys and values of another type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vsodpipe.errors import UsageError
@@ -325,6 +325,24 @@ class Stage:
                 f"recipe key accumulate: {self.accumulate} equal parts of {self.batch} samples are "
                 "not possible."
             )
+
+
+def debug(stage: Stage, network: Any, optim: Optim, **data: Any) -> Stage:
+    """Return a small stage made of `stage`: 40 steps on frames of DAVIS_train, to try the wiring.
+
+    `data` are other values of its keys `data`.
+    """
+    small = {"datasets": ("DAVIS_train",), "size": (64, 96), **data}
+    return replace(
+        stage,
+        name="debug",
+        network=network,
+        data=replace(stage.data, **small),
+        optim=optim,
+        epochs=1,
+        batch=2,
+        steps_per_epoch=40,
+    )
 
 
 def stage_from_dict(values: Mapping[str, Any], options: type) -> Stage:

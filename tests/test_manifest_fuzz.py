@@ -66,7 +66,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, held in inner for place in places(held, (*at, key)))]
 
 
-def read(folder: Path, data: bytes) -> str:
+def read_or_refused(folder: Path, data: bytes) -> str:
     """Return the error of a manifest in words, empty where it was read; nothing else is raised."""
     file = folder / "m.json"
     file.write_bytes(data)
@@ -99,14 +99,14 @@ def test_any_value_in_any_place(
         holder[key] = value
     else:
         holder[where[-1]] = value
-    read(tmp_path, json.dumps(values).encode())
+    read_or_refused(tmp_path, json.dumps(values).encode())
 
 
 @shared
 @given(start=st.integers(0, 400), stop=st.integers(0, 400), middle=st.binary(max_size=20))
 def test_torn_and_garbled_bytes(tmp_path: Path, start: int, stop: int, middle: bytes) -> None:
     data = json.dumps(GOOD).encode()
-    read(tmp_path, data[:start] + middle + data[stop:])
+    read_or_refused(tmp_path, data[:start] + middle + data[stop:])
 
 
 @shared
@@ -139,7 +139,7 @@ def test_any_bytes_as_rows(tmp_path: Path, data: bytes) -> None:
     ],
 )
 def test_texts_that_are_none(tmp_path: Path, data: bytes, words: str) -> None:
-    assert words in read(tmp_path, data)
+    assert words in read_or_refused(tmp_path, data)
 
 
 @pytest.mark.parametrize("key", ["name", "img"])
@@ -147,7 +147,7 @@ def test_texts_that_are_none(tmp_path: Path, data: bytes, words: str) -> None:
 def test_names_that_are_long_or_of_control_characters(tmp_path: Path, key: str, text: str) -> None:
     values = copy.deepcopy(GOOD)
     values["datasets"][0]["videos"][0]["frames"][1][key] = text
-    words = read(tmp_path, json.dumps(values).encode())
+    words = read_or_refused(tmp_path, json.dumps(values).encode())
     assert f"frames.1.{key}" in words and ("control" in words or "the limit is" in words)
 
 
@@ -160,7 +160,7 @@ def test_much_garbage_takes_little_time_and_memory(tmp_path: Path, unit: bytes) 
         tracemalloc.start()
         began = time.process_time()
         try:
-            assert read(tmp_path, data)
+            assert read_or_refused(tmp_path, data)
             assert time.process_time() - began < 5
             assert tracemalloc.get_traced_memory()[1] < 20 * size
         finally:
@@ -169,7 +169,7 @@ def test_much_garbage_takes_little_time_and_memory(tmp_path: Path, unit: bytes) 
 
 def test_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_BYTES", 1000)
-    assert "more than the limit of 1000 bytes" in read(tmp_path, b"x" * 1001)
+    assert "more than the limit of 1000 bytes" in read_or_refused(tmp_path, b"x" * 1001)
     assert manifest_text.MAX_BYTES == 2**29
     with pytest.raises(VsodpipeError, match="more than the limit"):
         media.read_bytes("/dev/zero", limit=1000)
