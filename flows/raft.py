@@ -10,14 +10,15 @@ of torchvision's network, called pair by pair, up to rounding; see `raft_stream`
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
 
-from vsodpipe.errors import UsageError, VsodpipeError, unknown
+from vsodpipe.errors import UsageError, unknown
 from vsodpipe.flows import (
     Engine,
     Flow,
@@ -27,13 +28,14 @@ from vsodpipe.flows import (
     checked,
     cropped,
     padded,
-    silent,
     winograd,
 )
-from vsodpipe.flows.raft_memory import budget, check_memory, chosen, is_exhausted, needed, steps
+from vsodpipe.flows.raft_memory import is_exhausted
+from vsodpipe.flows.raft_plan import Plans
 from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft
 from vsodpipe.flows.raft_volume import Correlation
 from vsodpipe.flows.raft_weights import Weights, find, network_of
+from vsodpipe.threads import lone_threads
 
 ENGINES = ("raft_large", "raft_small")
 
@@ -49,6 +51,7 @@ PRECISIONS = {
 }
 
 Pair = tuple[Encoded, Encoded]
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
@@ -67,32 +70,29 @@ class Raft:
         compile: bool,
     ) -> None:
         _check_count(name, "updates", updates)
-        if batch is None:
-            batch = 4 if torch.device(device).type == "cuda" else 1
-        _check_count(name, "batch", batch)
-        check_memory(memory)
+        if batch is not None:
+            _check_count(name, "batch", batch)
         precision = _precision(precision, device)
         state, source, identity, digest = find(name, weights)
-        network = network_of(name, state, source).to(device)
         dtype = PRECISIONS[precision]
-        cpu = torch.device(device).type == "cpu"
-        # NNPACK's threads hinder one another (two are slower than the direct convolutions), and
-        # the compiler cannot look into it
-        alone = cpu and torch.get_num_threads() == 1 and not compile
-        faster = alone and dtype == torch.float32 and winograd.available()
-        self._network = StreamingRaft(network, dtype, faster)
-        if compile:
-            self._network.compile()
-        self._name = name
+
+        @cache
+        def made(faster: bool) -> StreamingRaft:
+            network = network_of(name, state, source).to(device)
+            streaming = StreamingRaft(network, dtype, faster)
+            if compile:
+                streaming.compile()
+            return streaming
+
+        self._made = made
+        # the compiler cannot look into NNPACK
+        plain = torch.device(device).type == "cpu" and dtype == torch.float32 and not compile
+        self._winograd = plain and winograd.available()
+        self._plans = Plans(name, device, batch, memory, dtype.itemsize, self._winograd)
+        made(self._winograd)  # what is wrong with the weights shows here
         self._device = device
         self._updates = updates
-        self._batch = batch
         self._precision = precision
-        self._memory = memory
-        self._said: set[tuple[str, str]] = set()
-        # By padded size: the steps that remain there, after others have run out of memory.
-        self._remaining: dict[tuple[int, int], list[tuple[int, str]]] = {}
-        self.say: Callable[[str], None] = silent
         # Neither the device, torch's version nor the plan: they move the flow by rounding only,
         # but for a half volume, whose thousandths of a pixel `raft_volume` tells and `say` too.
         self.fingerprint: dict[str, object] = {
@@ -108,18 +108,20 @@ class Raft:
         """See `vsodpipe.flows.Engine.plan`. By the memory that is free at this moment."""
         check_clip(direction, gap)
         sides = [max(LEAST_SIDE, side + -side % SCALE) for side in (height, width)]
-        return self._plan((sides[0], sides[1]), gap)
+        return self._plans.of((sides[0], sides[1]), gap)
 
-    def _plan(self, size: tuple[int, int], gap: int) -> Plan:
-        """Return the plan for frames of a padded `size`."""
+    @property
+    def say(self) -> Callable[[str], None]:
+        """See `vsodpipe.flows.Engine.say`."""
+        return self._plans.say
 
-        def cost(batch: int, volume: str) -> int:
-            item = PRECISIONS[self._precision].itemsize
-            return needed(self._name, *size, batch, volume, gap=gap, device=self._device, item=item)
+    @say.setter
+    def say(self, say: Callable[[str], None]) -> None:
+        self._plans.say = say
 
-        options = self._remaining.get(size, steps(self._batch))
-        limit = budget(self._device, self._memory)
-        return chosen(options, cost, limit, f"{size[1]}x{size[0]}")
+    def _network(self, alone: bool) -> StreamingRaft:
+        """Return the network for threads that are `alone` with a frame or pair, or all together."""
+        return self._made(self._winograd and (alone or torch.get_num_threads() == 1))
 
     def clip(
         self, frames: Iterable[Frame], direction: str = "forward", gap: int = 1
@@ -129,54 +131,33 @@ class Raft:
         return self._clip(frames, direction, gap)
 
     def _clip(self, frames: Iterable[Frame], direction: str, gap: int) -> Iterator[Any]:
-        run: _Run | None = None
-        kept: deque[Encoded] = deque(maxlen=gap)
-        pairs: list[Pair] = []
-        for frame in checked(frames):
-            picture, window = padded(frame, LEAST_SIDE, SCALE)
-            run = run or _Run(self, picture.shape[:2], window, direction, gap)
-            after = run.encode(picture)
-            if len(kept) == gap:
-                pairs.append((kept[0], after))
-            kept.append(after)
-            if len(pairs) >= run.batch:
-                yield from run.flows(pairs)
-                pairs = []
-        if run and pairs:
-            yield from run.flows(pairs)
-
-    def _tell(self, size: tuple[int, int], message: str) -> None:
-        """Say the `message` unless it was said for frames of that `size`."""
-        if (str(size), message) not in self._said:
-            self._said.add((str(size), message))
-            self.say(f"{self._name}, {size[1]}x{size[0]}: {message}")
-
-    def _smaller(self, size: tuple[int, int], plan: Plan, gap: int, error: Exception) -> Plan:
-        """Return the plan after the one that ran out of memory with `error`."""
-        options = self._remaining.get(size, steps(self._batch))
-        left = options[options.index((plan.batch, plan.volume)) + 1 :]
-        if not left:
-            raise VsodpipeError(
-                f"optical flow of {size[1]}x{size[0]} frames: the memory ran out, with the least "
-                "that there is (1 pair, correlation on demand). Make the frames smaller "
-                "(--max-side N), free memory, or take an engine that needs little: --engine dis."
-            ) from error
-        self._remaining[size] = left
-        after = self._plan(size, gap)
-        self._tell(size, f"the memory ran out with {_words(plan)}; now {_words(after)}")
-        return after
+        waiting: list[Frame] = []
+        with ExitStack() as stack:
+            run: _Run | None = None
+            for frame in checked(frames):
+                picture, window = padded(frame, LEAST_SIDE, SCALE)
+                if run is None:
+                    made = _Run(self, picture.shape[:2], window, direction, gap)
+                    run = stack.enter_context(closing(made))
+                waiting.append(picture)
+                if len(waiting) >= run.wanted:
+                    yield from run.flows(waiting)
+                    waiting = []
+            if run and waiting:
+                yield from run.flows(waiting)
 
     # Not on the generators: between two flows, their caller would be in inference mode too.
     @torch.inference_mode()
-    def _encode(self, picture: Frame) -> Encoded:
+    def _encode(self, network: StreamingRaft, picture: Frame) -> Encoded:
         tensor = torch.from_numpy(picture).to(self._device).permute(2, 0, 1)[None]
         with self._convolutions():
             # To -1..1, as torchvision's and princeton's networks expect it.
-            return self._network.encode(tensor.float() / 255 * 2 - 1)
+            return network.encode(tensor.float() / 255 * 2 - 1)
 
     @torch.inference_mode()
     def _flows(
         self,
+        network: StreamingRaft,
         pairs: list[Pair],
         volume: Correlation,
         direction: str,
@@ -192,7 +173,7 @@ class Raft:
                 volume.turn(pairs)
             sources = [pair[way] for pair in pairs]
             with self._convolutions():
-                flows = self._network.flow(sources, volume, self._updates)
+                flows = network.flow(sources, volume, self._updates)
             arrays = flows.permute(0, 2, 3, 1).cpu().numpy()
             found.append([cropped(flow, window) for flow in arrays])
         return list(zip(*found, strict=True)) if direction == "both" else found[0]
@@ -211,7 +192,7 @@ class Raft:
 
 
 class _Run:
-    """One clip on its way: its plan and its volume, which become smaller when memory runs out."""
+    """One clip on its way: its plan and its volumes, fewer and smaller when memory runs out."""
 
     def __init__(
         self,
@@ -223,44 +204,75 @@ class _Run:
     ) -> None:
         self._engine, self._size, self._window = engine, size, window
         self._direction, self._gap = direction, gap
-        self._volume: Correlation | None = None
-        self._plan = engine._plan(size, gap)
-        if (self._plan.batch, self._plan.volume) != (engine._batch, "full"):
-            wish = needed(
-                engine._name,
-                *size,
-                engine._batch,
-                "full",
-                gap=gap,
-                device=engine._device,
-                item=PRECISIONS[engine._precision].itemsize,
-            )
-            engine._tell(
-                size,
-                f"{_words(self._plan)}, because {engine._batch} with a full volume would take "
-                f"{wish / 2**30:.1f} GiB",
-            )
+        self._kept: deque[Encoded] = deque(maxlen=gap)
+        self._volumes: list[Correlation] = []
+        self._plan = engine._plans.announced(size, gap)
+        self._stack = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
+        if self._threads() > 1:
+            self._pool = self._stack.enter_context(lone_threads(self._threads(), "raft"))
+
+    def close(self) -> None:
+        """End its threads."""
+        self._stack.close()
 
     @property
-    def batch(self) -> int:
-        return self._plan.batch
+    def wanted(self) -> int:
+        """How many frames complete the next batch of pairs."""
+        return self._plan.batch + self._gap - len(self._kept)
 
-    def encode(self, picture: Frame) -> Encoded:
-        """Return the frame as the network sees it."""
-        return self._attempt(partial(self._engine._encode, picture))
+    def flows(self, pictures: Sequence[Frame]) -> Iterator[Any]:
+        """Yield what `clip` yields for the pairs that `pictures` complete.
 
-    def flows(self, pairs: list[Pair]) -> Iterator[Any]:
-        """Yield what `clip` yields for `pairs`, batch by batch; what was yielded is not redone."""
+        After a failure what was yielded is not done again.
+        """
+        pairs: list[Pair] = []
+        for after in self._attempt(partial(self._encode, pictures)):
+            if len(self._kept) == self._gap:
+                pairs.append((self._kept[0], after))
+            self._kept.append(after)
         while pairs:
-            found = self._attempt(partial(self._batch_of, pairs))
-            pairs = pairs[len(found) :]
+            found = self._attempt(partial(self._batch, pairs))
+            del pairs[: len(found)]
             yield from found
 
-    def _batch_of(self, pairs: list[Pair]) -> list[Any]:
-        pairs = pairs[: self.batch]
-        if self._volume is None:
-            self._volume = self._engine._network.volume(len(pairs), pairs[0][0], self._plan.volume)
-        return self._engine._flows(pairs, self._volume, self._direction, self._window)
+    def _encode(self, pictures: Sequence[Frame]) -> list[Encoded]:
+        network = self._engine._network(self._alone(len(pictures)))
+        return self._each(partial(self._engine._encode, network), pictures)
+
+    def _batch(self, pairs: list[Pair]) -> list[Any]:
+        """Return what `clip` yields for the first of the `pairs`, a batch of them."""
+        pairs = pairs[: self._plan.batch]
+        network = self._engine._network(self._alone(len(pairs)))
+        groups = [pairs] if self._threads() == 1 else [[pair] for pair in pairs]
+        return [f for found in self._each(partial(self._group, network), groups) for f in found]
+
+    def _group(self, network: StreamingRaft, pairs: list[Pair]) -> list[Any]:
+        try:
+            volume = self._volumes.pop()
+        except IndexError:
+            volume = network.volume(len(pairs), pairs[0][0], self._plan.volume)
+        found = self._engine._flows(network, pairs, volume, self._direction, self._window)
+        self._volumes.append(volume)
+        return found
+
+    def _threads(self) -> int:
+        return self._engine._plans.threads(self._plan.batch)
+
+    def _alone(self, count: int) -> bool:
+        """Tell whether a thread of its own for each of `count` is the faster way.
+
+        At the end of a clip there may be too few left for all threads.
+        """
+        return 1 < self._threads() < 2 * count
+
+    def _each(self, work: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:
+        """Return the results of `work`, one after the other or in threads of their own."""
+        if self._pool is None or not self._alone(len(items)):
+            return [work(item) for item in items]
+        futures = [self._pool.submit(work, item) for item in items]
+        wait(futures)  # nothing is still at work when one of them has failed
+        return [future.result() for future in futures]
 
     def _attempt(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work`, with a smaller plan each time the memory runs out."""
@@ -271,11 +283,11 @@ class _Run:
                 if not is_exhausted(error):
                     raise
                 failure = error.with_traceback(None)  # its frames hold the tensors
-            self._volume = None
+            self._volumes = []
             gc.collect()
             if torch.device(self._engine._device).type == "cuda":
                 torch.cuda.empty_cache()
-            self._plan = self._engine._smaller(self._size, self._plan, self._gap, failure)
+            self._plan = self._engine._plans.smaller(self._size, self._gap, self._plan, failure)
 
 
 def create(
@@ -292,7 +304,8 @@ def create(
     """Return the engine.
 
     `updates` is how often the network refines its flow, `batch` how many pairs it works on at
-    once (a GPU's matter: on a CPU it gains nothing), 1 on a CPU and 4 on a GPU unless said.
+    once: unless said 4 on a GPU, on a CPU one in each of torch's threads, or 1 in all of them where
+    that would take much of the memory.
     `precision` is that of the convolutions: `fp32`, true float32 also on a GPU; `tf32` (GPUs
     only), `bf16`, `fp16`, or `auto` for the best that the `device` computes fast. `memory` caps
     the working memory, in GiB; without it what is free decides. `compile` compiles the updates
@@ -320,8 +333,3 @@ def _precision(precision: str, device: str) -> str:
             f"raft precision tf32: expected a CUDA device, got {device}. Take --precision fp32."
         )
     return precision
-
-
-def _words(plan: Plan) -> str:
-    pairs = f"{plan.batch} pair{'s' if plan.batch > 1 else ''} at once"
-    return f"{pairs}, correlation {plan.volume}"

@@ -72,10 +72,12 @@ def needed(
     gap: int = 1,
     device: str = "cpu",
     item: int = 4,
+    threads: int = 1,
 ) -> int:
     """Return the peak of RAFT's working memory in bytes.
 
-    `height` and `width` are the padded frame's, `item` the bytes of a number in a convolution.
+    `height` and `width` are the padded frame's, `item` the bytes of a number in a convolution,
+    `threads` those that encode a frame each.
     The direction does not matter: all flow of a pair is computed in one volume, way by way.
     """
     sizes = _NETWORKS[name]
@@ -86,7 +88,7 @@ def needed(
     frame = cells * (sizes.features * 4 * 4 // 3 + sizes.context * item)
     frames = (batch + gap) * frame
     correlation = {"full": 4, "half": 2, "on demand": 0}[volume] * batch * cells * cells * 4 // 3
-    work = max(pixels * sizes.encoder, batch * cells * sizes.update) * item // 4
+    work = max(threads * pixels * sizes.encoder, batch * cells * sizes.update) * item // 4
     # Blocks of a half volume's products; of a lookup's windows, with their indices.
     blocks = {"full": 0, "half": 10, "on demand": 3}[volume] * block_bytes(torch.device(device))
     return frames + correlation + work + blocks

@@ -6,12 +6,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from vsodpipe.threads import lone_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,26 +68,10 @@ def in_order(make: Callable[[T], R], items: Iterable[T], threads: int, depth: in
         yield from map(make, items)
         return
     waiting: deque[Future[R]] = deque()
-    # `torch.set_num_threads` holds for the thread that calls it and for those that come after:
-    # each thread here computes alone, and the number for all others is put back
-    before = torch.get_num_threads()
-    ready = threading.Barrier(threads + 1)
-
-    def alone() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(threads, "batches")
-    try:
-        for _ in range(threads):
-            pool.submit(alone)
-        ready.wait()
-        torch.set_num_threads(before)
+    with lone_threads(threads, "batches") as pool:
         for item in items:
             waiting.append(pool.submit(make, item))
             if len(waiting) > depth:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

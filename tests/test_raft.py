@@ -1,9 +1,10 @@
 """RAFT over clips against torchvision's plain call, and against princeton's published code."""
 
 import json
+import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,48 @@ def test_whole_clips_at_any_batch_and_gap(batch: int, gap: int, states: dict[str
     assert_same_flow(list(engine.clip(clip, "backward", gap)), [way for _, way in expected])
 
 
-def test_batch_by_default_is_one_on_a_cpu(make: Callable[..., flows.Engine]) -> None:
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("batch", "gap"), [(None, 1), (2, 2), (3, 1)])
+def test_a_pair_in_each_thread(
+    make: Callable[..., flows.Engine], batch: int | None, gap: int, two_threads: None
+) -> None:
+    clip = made_clip(9, 6, 130, 138)
+    torch.set_num_threads(1)
+    expected = list(make(batch=1).clip(clip, "both", gap))
+    torch.set_num_threads(2)
+    engine, before = make(batch=batch), threading.active_count()
+    assert engine.plan(130, 138).batch == (batch or 2)
+    found = engine.clip(clip, "both", gap)
+    first = next(found)
+    assert threading.active_count() > before
+    assert_same_flow([first, *found], expected)
+    assert threading.active_count() == before and torch.get_num_threads() == 2
+
+
+def test_threads_end_with_a_clip_that_is_left(
+    make: Callable[..., flows.Engine], two_threads: None
+) -> None:
+    before = threading.active_count()
+    found = make(updates=1).clip(made_clip(9, 6, 130, 138))
+    next(found)
+    found.close()
+    assert threading.active_count() == before
+
+
+def test_large_frames_take_all_threads_for_one_pair(
+    make: Callable[..., flows.Engine], two_threads: None
+) -> None:
+    small, large = (make(memory=1).plan(side, 2 * side).batch for side in (128, 480))
+    assert (small, large) == (2, 1)
+
+
+def test_batch_by_default_is_one_in_one_thread(make: Callable[..., flows.Engine]) -> None:
     assert make().plan(480, 854).batch == make(batch=1).plan(480, 854).batch == 1
 
 

@@ -11,7 +11,7 @@ import torch
 from test_raft import assert_same_flow, made_clip, network
 from vsodpipe import flows
 from vsodpipe.errors import UsageError, VsodpipeError
-from vsodpipe.flows import raft, raft_memory, raft_stream, raft_volume
+from vsodpipe.flows import raft_memory, raft_plan, raft_stream, raft_volume
 
 GIB = 2**30
 State = dict[str, torch.Tensor]
@@ -31,7 +31,7 @@ def make(state: State) -> Callable[..., Any]:
 
 
 def plan_only(monkeypatch: pytest.MonkeyPatch, options: list[tuple[int, str]]) -> None:
-    monkeypatch.setattr(raft, "steps", lambda batch: list(options))
+    monkeypatch.setattr(raft_plan, "steps", lambda batch: list(options))
 
 
 # Kinds of correlation
