@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vsodpipe import __version__
+from vsodpipe import __version__, completion
 
 ORDER = (
     *("datasets", "import", "flow", "manifest", "export", "pack", "store", "unpack"),
@@ -41,13 +41,27 @@ DataOption = Annotated[
 ManifestOption = Annotated[
     str, typer.Option("--manifest", help="Manifest: .json here or at a URL, .txt rows, a folder.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda or cuda:1.",
+        autocompletion=completion.words("auto", "cpu", "cuda"),
+    ),
+]
 ProtocolOption = Annotated[
     str | None,
-    typer.Option(help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's)."),
+    typer.Option(
+        help="davis16, davsod, pysod, a2s, fbms, ytobj or tmo (default: the card's).",
+        autocompletion=completion.of(completion.protocols),
+    ),
 ]
 FramesOption = Annotated[
-    str | None, typer.Option(help="trim, all or non-empty masks, instead of the protocol's rule.")
+    str | None,
+    typer.Option(
+        help="trim, all or non-empty masks, instead of the protocol's rule.",
+        autocompletion=completion.words("trim", "all", "non-empty"),
+    ),
 ]
 ResizeOption = Annotated[
     bool, typer.Option("--resize", help="Bring maps of another size to that of their masks.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import (
     DataOption,
     DeviceOption,
@@ -24,7 +25,11 @@ from vsodpipe.progress import Reporter
 @app.command("import", epilog="Example: vsodpipe import davis ~/Downloads/DAVIS")
 def import_(
     name: Annotated[
-        str, typer.Argument(help="Card of the data set, such as davis; with --own, a new name.")
+        str,
+        typer.Argument(
+            help="Card of the data set, such as davis; with --own, a new name.",
+            autocompletion=completion.of(completion.cards),
+        ),
     ],
     source: Annotated[
         list[str],
@@ -73,7 +78,7 @@ def import_(
         cite = f"Please cite: {card.citation}" if card.citation else f"How to cite: {card.home}"
         reporter.say(f"{card.title}{terms}. {cite}.")
     step = "manifest" if card is not None and card.kind == "image" else "flow"
-    reporter.say(f"Next: vsodpipe {step} {done[0].dataset}")
+    reporter.say(f"Next: vsodpipe {step} {' '.join(split.dataset for split in done)}")
     if as_json:
         print_json({s.dataset: {"videos": s.videos, "frames": s.frames} for s in done})
 
@@ -93,23 +98,42 @@ def _check_official(name: str, source: list[str], masks: Path | None) -> None:
 @app.command(epilog="Example: vsodpipe flow DAVIS_train --engine dis")
 def flow(
     names: Annotated[
-        list[str], typer.Argument(help="Data sets, folders of frames, video files, quoted globs.")
+        list[str],
+        typer.Argument(
+            help="Data sets, folders of frames, video files, quoted globs.",
+            autocompletion=completion.of(completion.present),
+        ),
     ],
     engine: Annotated[
-        str, typer.Option(help="raft_large, raft_small (RAFT) or dis (OpenCV, no weights).")
+        str,
+        typer.Option(
+            help="raft_large, raft_small (RAFT) or dis (OpenCV, no weights).",
+            autocompletion=completion.of(completion.engines),
+        ),
     ] = "raft_large",
     weights: Annotated[
         str | None,
-        typer.Option(help="RAFT weights: a file, or a torchvision record such as C_T_V1."),
+        typer.Option(
+            help="RAFT weights: a file, or a torchvision record such as C_T_V1.",
+            autocompletion=completion.of(completion.records),
+        ),
     ] = None,
     updates: Annotated[
         int | None, typer.Option(min=1, help="RAFT updates of every pair (default: 20).")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="dis: ultrafast, fast or medium (default: medium).")
+        str | None,
+        typer.Option(
+            help="dis: ultrafast, fast or medium (default: medium).",
+            autocompletion=completion.words("ultrafast", "fast", "medium"),
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="RAFT: fp32, tf32, bf16, fp16 or auto (default: fp32).")
+        str | None,
+        typer.Option(
+            help="RAFT: fp32, tf32, bf16, fp16 or auto (default: fp32).",
+            autocompletion=completion.words("fp32", "tf32", "bf16", "fp16", "auto"),
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="RAFT pairs at once (default: what suits the device).")
@@ -124,22 +148,34 @@ def flow(
         int | None, typer.Option(min=1, help="Compute on smaller frames, at most so many pixels.")
     ] = None,
     direction: Annotated[
-        str, typer.Option(help="forward (t to t+gap), backward (t to t-gap) or both.")
+        str,
+        typer.Option(
+            help="forward (t to t+gap), backward (t to t-gap) or both.",
+            autocompletion=completion.words("forward", "backward", "both"),
+        ),
     ] = "forward",
     gap: Annotated[int, typer.Option(min=1, help="Frames from one of a pair to the other.")] = 1,
     tail: Annotated[
         str,
         typer.Option(
-            help="Last frame's flow: backward (to the one before it), repeat, zero, none."
+            help="Last frame's flow: backward (to the one before it), repeat, zero, none.",
+            autocompletion=completion.words("backward", "repeat", "zero", "none"),
         ),
     ] = "backward",
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="jpg or png picture, flo, kitti, raw; may be repeated."),
+        typer.Option(
+            "--format",
+            help="jpg or png picture, flo, kitti, raw; may be repeated.",
+            autocompletion=completion.words("jpg", "png", "flo", "kitti", "raw"),
+        ),
     ] = None,
     colour: Annotated[
         str,
-        typer.Option(help="Full colour: the largest motion of the frame or video, or radius:N px."),
+        typer.Option(
+            help="Full colour: the largest motion of the frame or video, or radius:N px.",
+            autocompletion=completion.words("frame", "video", "radius:"),
+        ),
     ] = "frame",
     out: Annotated[
         Path | None, typer.Option(help="Write here instead of beside the frames.")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import DataOption, JsonOption, QuietOption, app, print_json
 from vsodpipe.progress import Reporter
 
@@ -13,7 +14,11 @@ from vsodpipe.progress import Reporter
 @app.command(epilog="Example: vsodpipe datasets davsod")
 def datasets(
     name: Annotated[
-        str | None, typer.Argument(help="Card or data set (default: a table of all).")
+        str | None,
+        typer.Argument(
+            help="Card or data set (default: a table of all).",
+            autocompletion=completion.of(completion.known),
+        ),
     ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import (
     FramesOption,
     JsonOption,
@@ -36,11 +38,19 @@ def eval_(
     resize: ResizeOption = False,
     workers: ScorersOption = None,
     form: Annotated[
-        str, typer.Option("--format", help="table, json, csv, markdown or latex.")
+        str,
+        typer.Option(
+            "--format",
+            help="table, json, csv, markdown or latex.",
+            autocompletion=completion.words("table", "json", "csv", "markdown", "latex"),
+        ),
     ] = "table",
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the tables, repeatable, such as max_f (default: protocol)."),
+        typer.Option(
+            help="Column of the tables, repeatable, such as max_f (default: protocol).",
+            autocompletion=completion.of(completion.metrics),
+        ),
     ] = None,
     curves: Annotated[
         Path | None, typer.Option(help="Draw precision-recall and F curves: .png, .svg or .pdf.")
@@ -100,3 +110,5 @@ def eval_(
     else:
         made = tables.terminal(result, chosen)
         Console().print(*made, *(comparing.terminal(result["comparison"]) if compare else []))
+        masks = [word for place in manifest for word in ("--manifest", place)]
+        reporter.say(f"Next: vsodpipe report {shlex.join([*map(str, folders), *masks])}")

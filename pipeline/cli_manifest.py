@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vsodpipe import cli_check
+from vsodpipe import cli_check, completion
 from vsodpipe.cli_app import DataOption, JsonOption, QuietOption, app, print_json
 from vsodpipe.errors import UsageError
 from vsodpipe.progress import Reporter
@@ -22,14 +22,21 @@ if TYPE_CHECKING:
 def manifest(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Data sets, groups, .json or .txt manifests (default: all data sets)."),
+        typer.Argument(
+            help="Data sets, groups, .json or .txt manifests (default: all data sets).",
+            autocompletion=completion.of(completion.present),
+        ),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(help="One manifest of this name, of a choice or of several manifests."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Only the data sets of this split: train, val or test.")
+        str | None,
+        typer.Option(
+            help="Only the data sets of this split: train, val or test.",
+            autocompletion=completion.words("train", "val", "test"),
+        ),
     ] = None,
     videos: Annotated[
         list[str] | None,
@@ -56,7 +63,10 @@ def manifest(
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="Read a folder of dpa, tmo, ianet, a2s, smcf or davsod as it is."),
+        typer.Option(
+            help="Read a folder of dpa, tmo, ianet, a2s, smcf or davsod as it is.",
+            autocompletion=completion.of(completion.layouts),
+        ),
     ] = None,
     preview: Annotated[
         int | None,
@@ -188,15 +198,27 @@ def _say(made: Manifest, files: list[Path], reporter: Reporter, *, computable: b
         reporter.warn(f"{lacking} has no flow yet. Run: vsodpipe flow {lacking}")
     if problem := subsets.kinds_of_flow(made):
         reporter.warn(problem)
+    if not lacking:
+        step = "train" if any(split.split == "train" for split in made.datasets) else "test"
+        more = " --checkpoint RUN" if step == "test" else ""
+        reporter.say(f"Next: vsodpipe {step} MODEL{more} --manifest {files[0]}")
 
 
 @app.command(epilog="Example: vsodpipe export DAVIS_train DAVIS_test --layout dpa --out dpa")
 def export(
     names: Annotated[
-        list[str], typer.Argument(help="Data sets or groups of the data root, manifest .json files")
+        list[str],
+        typer.Argument(
+            help="Data sets or groups of the data root, manifest .json files",
+            autocompletion=completion.of(completion.present),
+        ),
     ],
     layout: Annotated[
-        str, typer.Option(help="Whose layout: dpa, tmo, ianet, a2s, smcf or davsod.")
+        str,
+        typer.Option(
+            help="Whose layout: dpa, tmo, ianet, a2s, smcf or davsod.",
+            autocompletion=completion.of(completion.layouts),
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write to, new or of this export.")],
     data: DataOption = None,
@@ -212,5 +234,6 @@ def export(
     done = layout_export.run(names, layout, out, catalogue.data_root(data), reporter)
     for line in layout_export.lines(done, out):
         reporter.say(line)
+    reporter.say(f"Next: name {out} to the published code; vsodpipe eval scores its maps")
     if as_json:
         print_json(asdict(done))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import (
     ForceOption,
     JsonOption,
@@ -23,19 +24,30 @@ from vsodpipe.progress import Reporter
     epilog="Example: vsodpipe test dbsnet --checkpoint runs/RUN --manifest manifests/davis.json"
 )
 def test(
-    model: Annotated[str, typer.Argument(help="Network, such as dbsnet.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Network, such as dbsnet.", autocompletion=completion.of(completion.models)
+        ),
+    ],
     checkpoint: Annotated[Path, typer.Option(help="Run folder or checkpoint file.")],
     manifest: ManifestOption,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Data set of the manifest, repeatable (default: all but train)."),
+        typer.Option(
+            help="Data set of the manifest, repeatable (default: all but train).",
+            autocompletion=completion.of(completion.of_manifest),
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the maps (default: maps in the run folder).")
     ] = None,
     crf: Annotated[
         str | None,
-        typer.Option(help="Refine with a dense CRF: dss or a2s (default folder: maps-NAME)."),
+        typer.Option(
+            help="Refine with a dense CRF: dss or a2s (default folder: maps-NAME).",
+            autocompletion=completion.words("dss", "a2s"),
+        ),
     ] = None,
     batch: Annotated[
         int, typer.Option(min=0, help="Clips or frames at once; 0: 8 frames on CUDA, else 1 clip.")

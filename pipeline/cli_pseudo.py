@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import DeviceOption, ForceOption, ManifestOption, QuietOption, app
 from vsodpipe.errors import Interrupted, UsageError
 from vsodpipe.progress import Reporter
@@ -23,12 +24,26 @@ def pseudo(
     manifest: ManifestOption,
     out: Annotated[Path, typer.Option(help="Folder for the labels, their data sets, a manifest.")],
     task: Annotated[
-        str | None, typer.Option(help="c, d, o or t: label the training sets of this task.")
+        str | None,
+        typer.Option(
+            help="c, d, o or t: label the training sets of this task.",
+            autocompletion=completion.words("c", "d", "o", "t"),
+        ),
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(help="Data set of the manifest to label, repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Data set of the manifest to label, repeatable.",
+            autocompletion=completion.of(completion.of_manifest),
+        ),
     ] = None,
-    crf: Annotated[str, typer.Option(help="Parameters of the dense CRF: a2s or dss.")] = "a2s",
+    crf: Annotated[
+        str,
+        typer.Option(
+            help="Parameters of the dense CRF: a2s or dss.",
+            autocompletion=completion.words("a2s", "dss"),
+        ),
+    ] = "a2s",
     batch: Annotated[int, typer.Option(min=0, help="Frames at once; 0: 8 on CUDA, else 1.")] = 0,
     device: DeviceOption = "auto",
     force: ForceOption = False,
@@ -109,3 +124,5 @@ def chain(
     for line in a2s_chain.describe(found):
         reporter.say(line)
     reporter.say(f"scores: {folder / a2s_chain.SCORES}")
+    runs = " ".join(map(str, sorted(folder.glob("stage2-*"))))
+    reporter.say(f"Next: vsodpipe report {runs} --manifest {manifest}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vsodpipe import completion
 from vsodpipe.cli_app import (
     DataOption,
     ForceOption,
@@ -20,24 +21,48 @@ from vsodpipe.errors import DataError, UsageError
 from vsodpipe.progress import Reporter, duration
 
 StoreArgument = Annotated[
-    str, typer.Argument(metavar="STORE", help="Path or URL of a store, .zarr or .h5.")
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="Path or URL of a store, .zarr or .h5.",
+        autocompletion=completion.of(completion.stores),
+    ),
 ]
 
 
 @app.command(epilog="Example: vsodpipe pack DAVIS_train --size 384x640")
 def pack(
     name: Annotated[
-        str, typer.Argument(help="Data set of the data root, or a manifest: all its data sets.")
+        str,
+        typer.Argument(
+            help="Data set of the data root, or a manifest: all its data sets.",
+            autocompletion=completion.of(completion.present),
+        ),
     ],
-    format_: Annotated[str, typer.Option("--format", help="zarr, or hdf5 for one file.")] = "zarr",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="zarr, or hdf5 for one file.",
+            autocompletion=completion.words("zarr", "hdf5"),
+        ),
+    ] = "zarr",
     size: Annotated[
         str, typer.Option(help="Stored size in pixels: N, HEIGHTxWIDTH, 480p or native.")
     ] = "384",
     tier: Annotated[
-        str, typer.Option(help="raw (fastest), lossless (flow compressed), jpeg or small.")
+        str,
+        typer.Option(
+            help="raw (fastest), lossless (flow compressed), jpeg or small.",
+            autocompletion=completion.words("raw", "lossless", "jpeg", "small"),
+        ),
     ] = "raw",
     flow: Annotated[
-        str, typer.Option(help="picture, raw (u, v as `vsodpipe flow --format raw` left), both.")
+        str,
+        typer.Option(
+            help="picture, raw (u, v as `vsodpipe flow --format raw` left), both.",
+            autocompletion=completion.words("picture", "raw", "both"),
+        ),
     ] = "picture",
     to: Annotated[
         str | None,
@@ -105,7 +130,7 @@ def pack(
         )
         results[split.dataset] = asdict(done)
     if not dry_run:
-        held = name if name.endswith((".json", ".txt")) else "MANIFEST"
+        held = name if name.endswith((".json", ".txt")) else _manifest(splits[0].dataset, root)
         reporter.say(f"Next: vsodpipe train MODEL --manifest {held} --set data.source=store")
     if as_json:
         print_json(results if len(results) > 1 else next(iter(results.values())))
@@ -124,28 +149,45 @@ def _splits(name: str, data: Path | None, reporter: Reporter) -> tuple[list[Any]
     return [found], str(root.resolve())
 
 
+def _manifest(dataset: str, root: str) -> str:
+    """Return where `vsodpipe manifest` puts the manifest of a data set."""
+    from vsodpipe import manifest as manifests
+
+    return f"manifests/{manifests.group_and_split(dataset, Path(root))[0]}.json"
+
+
 @app.command(epilog="Example: vsodpipe store datasets/DAVIS_train.zarr --check")
 def store(
     url: StoreArgument,
     check: Annotated[
         bool, typer.Option("--check", help="Compare all checksums, with the files' too.")
     ] = False,
+    preview: Annotated[
+        Path | None, typer.Option(help="Sheet of frames of its videos to write, .jpg or .png.")
+    ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Show what is inside a store; --check compares every frame with its checksum."""
-    from vsodpipe import catalogue, reader, store_check
+    from vsodpipe import catalogue, reader, store_check, store_preview
 
     reporter = Reporter(quiet)
+    if preview is not None:
+        store_preview.check(preview)
     opened = reader.open_store(url)
     about = store_check.describe(opened)
     for line in store_check.lines(about):
         reporter.say(line)
+    if preview is not None:
+        shown = store_preview.write(preview, opened)
+        about["preview"] = str(preview)
+        reporter.say(f"wrote {preview}: {shown} frames as they are stored")
     if check:
         checked = store_check.check(opened, catalogue.data_root(data), reporter)
         about["check"] = asdict(checked)
-        reporter.say(f"{checked.chunks} chunks and {checked.sources} files compared")
+        found = f"{len(checked.faults)} faults" if checked.faults else "all as they were packed"
+        reporter.say(f"{checked.chunks} chunks and {checked.sources} files compared: {found}")
     if as_json:
         print_json(about)
     if check and checked.faults:

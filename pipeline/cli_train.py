@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
-from vsodpipe import cli_pseudo
+from vsodpipe import cli_pseudo, completion
 from vsodpipe.cli_app import DeviceOption, ManifestOption, QuietOption, app
 from vsodpipe.errors import Interrupted, UsageError
 from vsodpipe.progress import Reporter
 
-ModelArgument = Annotated[str, typer.Argument(help="Network, such as dbsnet.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Network, such as dbsnet.", autocompletion=completion.of(completion.models)
+    ),
+]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="TOML file, as vsodpipe recipe prints it.")
 ]
@@ -28,7 +33,11 @@ SetOption = Annotated[
 def recipe(
     model: ModelArgument,
     stage: Annotated[
-        list[str] | None, typer.Option(help="Stage to print, repeatable (default: all).")
+        list[str] | None,
+        typer.Option(
+            help="Stage to print, repeatable (default: all).",
+            autocompletion=completion.of(completion.stages),
+        ),
     ] = None,
     file: RecipeOption = None,
     assignments: SetOption = None,
@@ -45,20 +54,35 @@ def recipe(
 @app.command(epilog="Example: vsodpipe train dbsnet --manifest manifests/davis.json")
 def train(
     model: Annotated[
-        str, typer.Argument(help="Network, such as dbsnet; a2s-v2 runs both its stages.")
+        str,
+        typer.Argument(
+            help="Network, such as dbsnet; a2s-v2 runs both its stages.",
+            autocompletion=completion.of(completion.trainable),
+        ),
     ],
     manifest: ManifestOption,
     stage: Annotated[
-        list[str] | None, typer.Option(help="Stage to run, repeatable (default: the whole chain).")
+        list[str] | None,
+        typer.Option(
+            help="Stage to run, repeatable (default: the whole chain).",
+            autocompletion=completion.of(completion.stages),
+        ),
     ] = None,
     file: RecipeOption = None,
     assignments: SetOption = None,
     backbone_weights: Annotated[
         str | None,
-        typer.Option(help="Backbone's start: imagenet, a local FILE, or none (random)."),
+        typer.Option(
+            help="Backbone's start: imagenet, a local FILE, or none (random).",
+            autocompletion=completion.words("imagenet", "none"),
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="With a2s-v2: c, d, o or t, or several jointly: cdot.")
+        str | None,
+        typer.Option(
+            help="With a2s-v2: c, d, o or t, or several jointly: cdot.",
+            autocompletion=completion.words("c", "d", "o", "t", "cdot"),
+        ),
     ] = None,
     init: Annotated[
         list[Path] | None,
@@ -76,7 +100,11 @@ def train(
         Path | None, typer.Option(help="Continue this run folder, with the recipe it has.")
     ] = None,
     log: Annotated[
-        list[str] | None, typer.Option(help="tensorboard, wandb or mlflow, repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="tensorboard, wandb or mlflow, repeatable.",
+            autocompletion=completion.words("tensorboard", "wandb", "mlflow"),
+        ),
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Run the network through torch.compile.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,11 +34,21 @@ def write(file: Path, manifest: Manifest, root: Path | str, count: int) -> None:
     for split in manifest.datasets:
         chosen = _chosen(split, count)
         rows += [_row(split.dataset, video, frame, root) for video, frame in chosen]
-    titles = ["frame", "mask", "mask on the frame", "flow"]
+    save(file, rows, ["frame", "mask", "mask on the frame", "flow"])
+
+
+def save(file: Path, rows: Sequence[Row], titles: Sequence[str]) -> None:
+    """Write the sheet as JPEG, or PNG by the suffix of `file`, without columns that are empty."""
     kept = [i for i in range(len(titles)) if any(cells[i] is not None for _, cells in rows)]
     shown = [(label, [cells[i] for i in kept]) for label, cells in rows]
     made = sheet.contact_sheet(shown, [titles[i] for i in kept], height=HEIGHT)
-    media.write_bytes(file, media.encode_jpeg(made, quality=90))
+    png = file.suffix.lower() == ".png"
+    media.write_bytes(file, media.encode_png(made) if png else media.encode_jpeg(made, quality=90))
+
+
+def label(*names: str) -> str:
+    """Return the label of a row, a name a line, none of them too long for the sheet."""
+    return "\n".join(map(_short, names))
 
 
 def _chosen(split: Split, count: int) -> list[tuple[str, Frame]]:
@@ -60,18 +71,18 @@ def _row(dataset: str, video: str, frame: Frame, root: Path | str) -> Row:
             f"{full(str(frame.gt))}: mask of {mw}x{mh} on a frame of {w}x{h}. Restore the files."
         )
     flow = media.read_image(full(frame.flow)) if frame.flow else None
-    label = "\n".join(map(_short, (dataset, video, frame.name)))
-    return label, [image, mask, _painted(image, mask) if mask is not None else None, flow]
+    outlined = painted(image, mask) if mask is not None else None
+    return label(dataset, video, frame.name), [image, mask, outlined, flow]
 
 
-def _painted(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def painted(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the frame with the mask tinted and outlined, so that its edge can be judged."""
-    painted = image.copy()
-    painted[mask] = (0.6 * painted[mask] + 0.4 * np.array(TINT)).astype(np.uint8)
+    canvas = image.copy()
+    canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(TINT)).astype(np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(image.shape[0] / HEIGHT))
-    cv2.drawContours(painted, outlines, -1, (255, 255, 255), width)
-    return painted
+    cv2.drawContours(canvas, outlines, -1, (255, 255, 255), width)
+    return canvas
 
 
 def _short(name: str) -> str:

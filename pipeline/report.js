@@ -232,7 +232,10 @@
           s("line", { class: "grid", x1: left, x2: width - right, y1: down(v), y2: down(v) }),
           s("text", { x: left - 6, y: down(v) + 4, "text-anchor": "end" }, tick(v))]),
         s("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, x.label),
-        lines.map((line) => s("path", { class: `curve ${line.colour}`, d: path(line.points) }, s("title", {}, line.name)))));
+        lines.map((line) => s("path", { class: `curve ${line.colour}`, d: path(line.points) }, s("title", {}, line.name))),
+        lines.map((line) => line.dots && line.points.map(([a, b]) =>
+          s("circle", { class: `dot ${line.colour}`, cx: round(across(a)), cy: round(down(b)), r: 3 },
+            s("title", {}, `${line.name} ${number(b)}`))))));
   };
 
   const share = (label) => ({ low: 0, high: 1, label });
@@ -262,9 +265,18 @@
       h("p", { class: "note" }, `stage ${stage.name}: ${stage.steps} steps${each}`),
       h("div", { class: "charts" },
         chart("Loss", x, { ...one(stage.loss, low), label: "loss" }, loss),
-        chart("Learning rate", x, { ...one(stage.lr, 0), label: "rate" }, lr)),
+        chart("Learning rate", x, { ...one(stage.lr, 0), label: "rate" }, lr),
+        stage.proxies && chart("Proxies (validation while training)", x, share("proxy"), proxies(stage.proxies))),
+      stage.proxies && h("ul", { class: "key" }, proxies(stage.proxies).map((line) =>
+        h("li", {}, h("span", { class: `swatch ${line.colour}`, "aria-hidden": "true" }), line.name))),
+      stage.proxies && h("p", { class: "note" }, "Proxies choose the best weights: all annotated frames of the validation videos count, whatever the protocol. They are no scores to publish, and not those of the tables."),
     ];
   });
+  const PROXIES = { j: "J", f_boundary: "F", s: "S", f_adaptive: "adp F", mae: "MAE" };
+  const proxies = (found) => Object.keys(PROXIES).filter((key) => found[key]).map((key, i) => ({
+    name: `proxy ${PROXIES[key]}`, colour: `m${i}`, dots: found.step.length <= 60,
+    points: found.step.map((step, at) => [step, found[key][at]]),
+  }));
 
   // ---- strips of frames ---------------------------------------------------------------------
 

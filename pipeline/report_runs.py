@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vsodpipe import media, predict
+from vsodpipe import media, predict, validate
 from vsodpipe.errors import DataError
 from vsodpipe.manifest import Source, Split
 from vsodpipe.maps import Folder
@@ -47,34 +47,50 @@ def described(run: Path) -> dict[str, Any]:
 
 
 def curves(file: Path) -> list[dict[str, Any]]:
-    """Return loss and learning rate of every stage in an `events.jsonl`, a few points of each.
+    """Return loss, learning rate and proxies of every stage in an `events.jsonl`, a few points.
 
-    Rows that are no steps, such as the last of a run that was killed, are left out.
+    Proxies are the scores of validations, each with the `step` after which it was made. Rows that
+    are neither, such as the last of a run that was killed, are left out.
     """
     stages: dict[str, list[Event]] = {}
+    proxies: dict[str, list[Event]] = {}
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     for line in text.splitlines():
         try:
             row = json.loads(line)
-            found = {"loss": float(row["loss"]), "lr": float(row["lr"])}
-            if all(map(math.isfinite, found.values())):
-                stages.setdefault(str(row["stage"]), []).append(found)
+            stage = str(row["stage"])
+            steps = stages.setdefault(stage, [])
+            if "proxy" in row:
+                _add(proxies.setdefault(stage, []), {"step": len(steps), **row["proxy"]})
+            else:
+                _add(steps, {"loss": row["loss"], "lr": row["lr"]})
         except (ValueError, KeyError, TypeError):
             continue
     made = []
     for stage, rows in stages.items():
-        every = -(-len(rows) // POINTS)
-        groups = [rows[start : start + every] for start in range(0, len(rows), every)]
-        made.append(
-            {
-                "name": printable(stage),
-                "steps": len(rows),
-                "every": every,
-                "loss": [sum(r["loss"] for r in group) / len(group) for group in groups],
-                "lr": [sum(r["lr"] for r in group) / len(group) for group in groups],
-            }
-        )
+        if not rows:
+            continue
+        found = {"name": printable(stage), "steps": len(rows), **_means(rows, ("loss", "lr"))}
+        validated = proxies.get(stage, [])
+        keys = [key for key in validate.SCORES if all(key in row for row in validated)]
+        found["proxies"] = _means(validated, ("step", *keys)) if validated and keys else None
+        made.append(found)
     return made
+
+
+def _add(rows: list[Event], values: Event) -> None:
+    """Add the numbers of a row; those of one that holds something else, not."""
+    numbers = {key: float(value) for key, value in values.items()}
+    if all(map(math.isfinite, numbers.values())):
+        rows.append(numbers)
+
+
+def _means(rows: Sequence[Event], keys: Sequence[str]) -> dict[str, Any]:
+    """Return the means of successive rows, at most POINTS, and `every` how many rows they are."""
+    every = -(-len(rows) // POINTS)
+    groups = [rows[start : start + every] for start in range(0, len(rows), every)]
+    means = {key: [sum(row[key] for row in group) / len(group) for group in groups] for key in keys}
+    return {"every": every, **means}
 
 
 def fingerprints(

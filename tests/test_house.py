@@ -47,6 +47,7 @@ ROOMS = [
     ["store", "checkpoint"],
     ["zarr_files", "hdf5"],
     ["jpeg_codec", "reader"],
+    ["store_preview"],
     ["frames"],
     ["samples"],
     ["layouts", "layout_plan"],
@@ -72,6 +73,7 @@ ROOMS = [
     ["report"],
     ["flow_plan"],
     ["demo"],
+    ["completion"],
     ["cli_app"],
     ["cli_check"],
     ["cli_pseudo"],
@@ -223,7 +225,7 @@ def test_flag_list() -> None:
         | {"--out", "--data", "--json", "--quiet", "-q"},
         "pack": common
         | {"--format", "--size", "--tier", "--flow", "--to", "--dry-run", "--cluster"},
-        "store": {"--check", "--data", "--json", "--quiet", "-q"},
+        "store": {"--preview"} | {"--check", "--data", "--json", "--quiet", "-q"},
         "unpack": {"--out", "--force", "--json", "--quiet", "-q"},
         "train": {"--manifest", "--stage", "--set", "--backbone-weights", "--init", "--run"}
         | {"--resume", "--workers", "--device", "--quiet", "-q"}

@@ -38,7 +38,7 @@ def test_mask_is_painted() -> None:
     image = np.full((30, 30, 3), 100, np.uint8)
     mask = np.zeros((30, 30), bool)
     mask[10:20, 10:20] = True
-    painted = manifest_preview._painted(image, mask)
+    painted = manifest_preview.painted(image, mask)
     assert (painted[0, 0] == 100).all() and (painted[10, 10] == 255).all(), "outlined"
     assert painted[15, 15, 0] > 150 > painted[15, 15, 1], "tinted"
 

@@ -71,7 +71,9 @@ def write_run(run: Path, manifest: Path) -> None:
     media.write_bytes(run / "run.json", json.dumps({**note, "initial_weights": "random"}).encode())
     media.write_bytes(run / "recipe.toml", b"[debug]\nname = '<i>'\n")
     rows = [{"stage": "debug", "loss": 1 / (1 + n), "lr": 1e-3, "step": n} for n in range(900)]
-    lines = [*map(json.dumps, rows), '{"stage": "debug", "proxy": {}}', '{"stage": "de']
+    proxies = [{"j": 0.4, "mae": 0.1}, {"j": 0.6, "mae": 0.2}, {"j": float("nan"), "mae": 0.2}, 7]
+    rows += [{"stage": "debug", "proxy": proxy} for proxy in proxies]
+    lines = [*map(json.dumps, rows), '{"stage": "de']
     media.write_bytes(run / "events.jsonl", "\n".join(lines).encode())
     write_maps(run / "maps" / "DAVIS_test", GOOD)
 
@@ -238,6 +240,7 @@ def test_a_run_with_its_training(vsodpipe: Run, made: Source, tmp_path: Path) ->
     (stage,) = run["stages"]
     assert run["recipe"].startswith("[debug]") and stage["steps"] == 900
     assert stage["every"] == 3 and len(stage["loss"]) == 300
+    assert stage["proxies"] == {"every": 1, "step": [900, 900], "j": [0.4, 0.6], "mae": [0.1, 0.2]}
     assert stage["loss"][0] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
     commands = {row["what"]: row["command"] for row in data["commands"]}
     file = made.file

@@ -48,6 +48,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         media.write_bytes(Path(source.path(frame.img)), media.encode_jpeg(image))
     run = folder / "ours"
     rows = [{"stage": "main", "loss": 1 / n, "lr": 0.1 / n} for n in range(1, 30)]
+    for place, j in ((15, 0.25), (30, 0.5)):
+        proxy = {"j": j, "f_boundary": 0.1, "s": 0.6, "f_adaptive": 0.3, "mae": 0.05}
+        rows.insert(place, {"stage": "main", "proxy": proxy})
     media.write_bytes(run / "events.jsonl", "\n".join(map(json.dumps, rows)).encode())
     media.write_bytes(run / "run.json", b'{"model": "dbsnet", "manifest": "m.json"}')
     media.write_bytes(run / "recipe.toml", b"lr = 0.1\n")
@@ -99,11 +102,24 @@ def test_sections_and_numbers(page: Any) -> None:
     assert column(page, "scores", 1) == ["ours", "other"]
     assert column(page, "scores", 2) == [f"{totals[name]:.3f}" for name in ("ours", "other")]
     assert page.locator("section[aria-labelledby=scores] .best").count() >= 1
-    assert page.locator("path.curve").count() >= 2 * 2 + 2 + 5
+    assert page.locator("path.curve").count() >= 2 * 2 + 2 + 5 + 5
     assert HOSTILE in column(page, "videos", 1)
     page.get_by_label("all numbers").check()
     heads = page.locator("section[aria-labelledby=scores] thead th").all_inner_texts()
     assert "MAE" in heads and len(heads) > 15
+
+
+def test_proxies_are_drawn_and_called_so(page: Any) -> None:
+    training = page.locator("section[aria-labelledby=training]")
+    figure = training.locator("figure", has_text="Proxies (validation while training)")
+    assert figure.locator("path.curve").count() == 5 and figure.locator("circle").count() == 2 * 5
+    label = figure.locator("svg").get_attribute("aria-label")
+    assert "proxy over step, proxy J, proxy F, proxy S, proxy adp F, proxy MAE" in label
+    first, last = (figure.locator("circle.m0").nth(i) for i in (0, 1))
+    assert float(first.get_attribute("cy")) > float(last.get_attribute("cy")), "J has risen"
+    assert float(last.get_attribute("cx")) == 420 - 14, "after the last step"
+    assert "no scores to publish" in training.inner_text()
+    assert training.locator("ul.key li").all_inner_texts()[0] == "proxy J"
 
 
 def test_sorting(page: Any) -> None:
