@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -244,6 +245,7 @@ def network_of(name: str, state: dict[str, torch.Tensor], source: str) -> RAFT:
 
 def _read(name: str, file: Path) -> dict[str, torch.Tensor]:
     try:
+        _refuse_packed(file)
         saved = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for a bad file
         raise WeightsError(
@@ -251,6 +253,14 @@ def _read(name: str, file: Path) -> dict[str, torch.Tensor]:
             f"torch.load does not read as plain tensors ({file}: {type(error).__name__})."
         ) from error
     return _state(name, saved, str(file))
+
+
+def _refuse_packed(file: Path) -> None:
+    """Raise ValueError for an archive with packed parts: torch packs none, but unpacks anything."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("packed")
 
 
 def _state(name: str, saved: object, source: str) -> dict[str, torch.Tensor]:

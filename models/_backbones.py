@@ -10,6 +10,7 @@ load_resnet([encoder], "resnet34", "imagenet")
 import logging
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,6 +236,10 @@ def read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("packed parts, and torch.save packs none")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything, down to IndexError
         reason = str(error).strip().partition("\n")[0]

@@ -59,7 +59,7 @@ def curves(file: Path) -> list[dict[str, Any]]:
             found = {"loss": float(row["loss"]), "lr": float(row["lr"])}
             if all(map(math.isfinite, found.values())):
                 stages.setdefault(str(row["stage"]), []).append(found)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     made = []
     for stage, rows in stages.items():
@@ -123,7 +123,7 @@ def commands(
         train = ["vsodpipe", "train", model, "--manifest", manifest]
         train += ["--recipe", str(run / "recipe.toml")]
         init = note.get("initial_weights")
-        train += ["--init", str(init["file"])] if isinstance(init, dict) else []
+        train += ["--init", str(init["file"])] if isinstance(init, dict) and "file" in init else []
         rows.append((f"training of {run}", train))
         for source in sources:
             test = ["vsodpipe", "test", model, "--checkpoint", str(run)]
