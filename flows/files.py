@@ -22,6 +22,7 @@ from vsodpipe.flows import Flow
 _MAGIC = b"PIEH"
 _HEADER = len(_MAGIC) + 2 * 4
 _LONGEST_SIDE = 99_999  # the limit of Middlebury's own reader
+_MOST_PIXELS = 2**27  # the limit of media.MAX_PIXELS
 
 STEPS = 64
 """Steps in a pixel of flow that is stored in 16 bits, which reach from -512 px to under 512 px."""
@@ -83,7 +84,7 @@ def read_kitti(path: str | Path) -> tuple[Flow, NDArray[np.bool_]]:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"flow file could not be read: {error.strerror} ({path}).") from error
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    image = _decoded(data)
     if image is None or image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
         found = "no picture" if image is None else f"{image.dtype} {image.shape}"
         raise DataError(
@@ -93,6 +94,19 @@ def read_kitti(path: str | Path) -> tuple[Flow, NDArray[np.bool_]]:
     flow = np.asarray((image[..., :0:-1].astype(np.float32) - _ZERO) / STEPS, np.float32)
     flow[~valid] = 0
     return flow, valid
+
+
+def _decoded(data: NDArray[np.uint8]) -> NDArray[Any] | None:
+    """Return the picture in the bytes of a PNG, None for what is none or too large to be flow."""
+    sides = data[16:24].tobytes()  # width and height stand in the first chunk
+    if data[:8].tobytes() != b"\x89PNG\r\n\x1a\n" or len(sides) < 8:
+        return None
+    if int.from_bytes(sides[:4], "big") * int.from_bytes(sides[4:], "big") > _MOST_PIXELS:
+        return None
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
 
 
 def write_kitti(path: str | Path, flow: Flow, where: str = "") -> None:

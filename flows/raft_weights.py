@@ -26,6 +26,7 @@ from torchvision.models.optical_flow import (
     raft_small,
 )
 
+from vsodpipe import weight_file
 from vsodpipe.errors import WeightsError
 from vsodpipe.flows.princeton import translated
 
@@ -244,7 +245,7 @@ def network_of(name: str, state: dict[str, torch.Tensor], source: str) -> RAFT:
 
 def _read(name: str, file: Path) -> dict[str, torch.Tensor]:
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = weight_file.load(file)
     except Exception as error:  # torch.load has no error of its own for a bad file
         raise WeightsError(
             f"{name} weights: expected a state dict saved by torch.save, got something that "

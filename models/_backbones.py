@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vsodpipe import weight_file
 from vsodpipe.errors import WeightsError
 
 log = logging.getLogger(__name__)
@@ -235,7 +236,7 @@ def read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return weight_file.load(path)
     except Exception as error:  # a broken pickle raises anything, down to IndexError
         reason = str(error).strip().partition("\n")[0]
         raise WeightsError(

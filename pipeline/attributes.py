@@ -18,6 +18,8 @@ from vsodpipe.errors import DataError
 
 PLACES = ("db_info.yml", "db_info.yaml", "Annotations/db_info.yml", "data/db_info.yaml")
 """Where the list lies in the download and in the evaluation code."""
+MAX_BYTES = 2**22
+"""The official list has 20 kB."""
 
 
 def read(path: Path) -> dict[str, tuple[str, ...]]:
@@ -31,14 +33,21 @@ def read(path: Path) -> dict[str, tuple[str, ...]]:
         if file == path:
             raise DataError(f"{path}: no {' or '.join(PLACES[:2])} in it. Name the file itself.")
     try:
-        rows = yaml.safe_load(media.read_bytes(file))["sequences"]
-        found = {str(row["name"]): tuple(map(str, row["attributes"])) for row in rows}
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        rows = yaml.safe_load(media.read_bytes(file, limit=MAX_BYTES))["sequences"]
+        found = {_word(row["name"]): tuple(map(_word, row["attributes"])) for row in rows}
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise DataError(
             f"{file}: expected the official list of DAVIS, `sequences` with `name` and "
             "`attributes`. Take db_info.yml of the download."
         ) from error
     return found
+
+
+def _word(value: Any) -> str:
+    """Return a scalar as text; a few lines of YAML may stand for a list of billions."""
+    if not isinstance(value, str | int):
+        raise TypeError("no word")
+    return str(value)
 
 
 def add(result: Mapping[str, Any], attributes: Mapping[str, Sequence[str]]) -> None:

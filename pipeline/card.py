@@ -138,7 +138,7 @@ def parse(key: str, text: str, place: str, file: Path | None = None) -> Card:
         made = _CARD.validate_python({**values, "key": key, "file": file})
     except ValidationError as error:
         raise DataError(f"{place}: not a card of a data set: {_fault(error)}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also an int of 5000 digits
         raise DataError(f"{place}: not a card of a data set ({error}). Mend the file.") from error
     if problem := _problem(made):
         raise DataError(f"{place}: not a card of a data set: {problem}. Mend the file.")

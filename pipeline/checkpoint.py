@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vsodpipe import __version__, media, models, recipe
+from vsodpipe import __version__, media, models, recipe, weight_file
 from vsodpipe.errors import UsageError, WeightsError
 from vsodpipe.recipe import Stage
 
@@ -75,7 +74,9 @@ def locate(path: Path) -> Path:
         note = path / "run.json"
         started = media.read_json(note) if note.is_file() else {}
         stages = started.get("stages") if isinstance(started, dict) else None
-        names = [f"{stages[-1]}-best.pt", "last.pt"] if stages else ["last.pt"]
+        names = ["last.pt"]
+        if isinstance(stages, list) and stages:
+            names.insert(0, f"{Path(str(stages[-1])).name[:200]}-best.pt")
         for name in names:
             if (folder / name).is_file():
                 return folder / name
@@ -94,21 +95,15 @@ def load(file: Path) -> Any:
     Raises WeightsError for anything else, and for an archive that unpacks to more than it is.
     """
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                held = sum(entry.file_size for entry in archive.infolist())
-            # torch stores and never packs, but it does unpack: a small file could fill the memory
-            if held > file.stat().st_size:
-                raise WeightsError(f"{file}: unpacks to {held} bytes; torch.save packs nothing.")
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
+        return weight_file.load(file)
     except Exception as error:  # a damaged file fails anywhere inside the unpickler
         if code := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(error)):
             raise WeightsError(
                 f"{file}: not only tensors: it asks for {code[1]} to be run, which is never done. "
                 "If you trust it, load it with torch yourself and save its state dict alone."
             ) from error
+        if isinstance(error, weight_file.PackedError):
+            raise WeightsError(f"{file}: {error}.") from error
         raise WeightsError(
             f"{file}: not a checkpoint of plain tensors, or damaged. Name a run folder or a file "
             "that torch.save wrote."
@@ -135,11 +130,11 @@ def read(path: Path, model: str, others: Sequence[str] = ()) -> Checkpoint:
         stage = models.stages(model)[module.CHAIN[-1]]
         stage = replace(stage, network=replace(stage.network, backbone_weights=None))
         return Checkpoint(file, model, stage, _translated(model, state, str(file))[0], {}, {})
-    if content.get("version") != VERSION:
-        found = content.get("version")
+    found = content.get("version")
+    if not isinstance(found, int) or found != VERSION:
         raise WeightsError(f"{file}: checkpoint version {found}, this vsodpipe reads {VERSION}.")
-    if content.get("model") != model:
-        found = content.get("model")
+    found = str(content.get("model"))
+    if found != model:
         raise WeightsError(
             f"{file}: holds weights of {found}, expected {model}. "
             f"Run it as {found}, or name another checkpoint."
@@ -153,7 +148,7 @@ def read(path: Path, model: str, others: Sequence[str] = ()) -> Checkpoint:
         return Checkpoint(
             file, model, stage, state, dict(content["training"]), dict(content["provenance"])
         )
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, UsageError) as error:
         raise WeightsError(
             f"{file}: its recipe or weights are not as vsodpipe train of this version writes them "
             f"({error})."
@@ -170,6 +165,11 @@ def _owner(content: Any, state: Mapping[str, torch.Tensor] | None) -> str:
 
 def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights of `checkpoint` into `network`; every key must fit. Raises WeightsError."""
+    _check_fit(network, checkpoint)
+    network.load_state_dict(checkpoint.state_dict)
+
+
+def _check_fit(network: nn.Module, checkpoint: Checkpoint) -> None:
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in checkpoint.state_dict.items()}
     if expected != found:
@@ -179,12 +179,17 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
             f"{checkpoint.file}: does not fit {checkpoint.model} as built here: {missing} tensors "
             f"missing, {extra} not known, {shapes} of another shape. Use its own recipe."
         )
-    network.load_state_dict(checkpoint.state_dict)
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
-    """Return the network of `checkpoint` with its weights, ready for inference."""
-    network = models.load(checkpoint.model).build(checkpoint.stage.network)
+    """Return the network of `checkpoint` with its weights, ready for inference.
+
+    Raises WeightsError for weights that are not those of the network that its recipe asks for.
+    """
+    make = models.load(checkpoint.model).build
+    with torch.device("meta"):  # a recipe may ask for a network of terabytes
+        _check_fit(make(checkpoint.stage.network), checkpoint)
+    network = make(checkpoint.stage.network)
     load_into(network, checkpoint)
     return network.eval()
 

@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+LONGEST = 5000
+"""Characters of an error: a path has up to 4096."""
+
+
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the tour writes.")] = Path(
@@ -92,5 +96,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST:  # a damaged file may be quoted
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

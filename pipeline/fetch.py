@@ -113,6 +113,8 @@ class Files:
     def _local_range(self, name: str, start: int, end: int) -> bytes:
         with self._opened(name) as file:
             parts, wanted = [], end - start
+            if not 0 <= start <= end <= os.fstat(file).st_size:
+                return b""  # as what is cut short; so much memory is not taken for nothing
             while wanted and (part := os.pread(file, wanted, end - wanted)):
                 parts.append(part)
                 wanted -= len(part)

@@ -21,6 +21,7 @@ from zarr.codecs import BloscCodec
 from vsodpipe.errors import DataError
 from vsodpipe.flows import Flow
 from vsodpipe.flows.files import STEPS, to_steps
+from vsodpipe.media import MAX_PIXELS
 from vsodpipe.store import SHARD_BYTES
 
 STORE = "flow.zarr"
@@ -127,11 +128,19 @@ def read(folder: Path) -> tuple[list[str], zarr.Array[Any]]:
     Raises DataError where there is none, or one that lacks shards: those would read as zeros.
     """
     try:
-        group = zarr.open_group(folder / STORE, mode="r")
+        # of format 3 alone: arrays of format 2 may hold pickles, which zarr would load
+        group = zarr.open_group(folder / STORE, mode="r", zarr_format=3)
         array, letters = group["flow"], group["frame_name"]
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # damaged metadata fail anywhere inside zarr
         raise DataError(f"{folder}: no raw flow. Delete it and run vsodpipe flow again.") from error
+    kinds = (array, "int16", 4), (letters, "uint8", 2)
+    if not all(isinstance(a, zarr.Array) and (a.dtype, a.ndim) == (t, n) for a, t, n in kinds):
+        raise DataError(f"{folder}: no raw flow of ours. Delete it and run vsodpipe flow again.")
     assert isinstance(array, zarr.Array) and isinstance(letters, zarr.Array)
+    if letters.nbytes > 256 * 2**24 or math.prod(array.shape[1:]) > 2 * MAX_PIXELS:
+        raise DataError(
+            f"{folder}: raw flow of {array.shape}. Delete it and run vsodpipe flow again."
+        )
     expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
     found = sum(file.is_file() for file in (folder / STORE / "flow" / "c").rglob("*"))
     if found != expected:
@@ -139,8 +148,25 @@ def read(folder: Path) -> tuple[list[str], zarr.Array[Any]]:
             f"{folder}: {found} of {expected} shards of flow are there. "
             "Delete it and run vsodpipe flow again."
         )
-    names = [bytes(row).rstrip(b"\0").decode() for row in np.asarray(letters[:], np.uint8)]
+    try:
+        names = [bytes(row).rstrip(b"\0").decode() for row in np.asarray(letters[:], np.uint8)]
+    except Exception as error:
+        raise DataError(
+            f"{folder}: damaged names. Delete it and run vsodpipe flow again."
+        ) from error
     return names, array
+
+
+def entry(folder: Path, array: zarr.Array[Any], number: int) -> NDArray[np.int16]:
+    """Return one entry of the array of `read`, (2, H, W). Raises DataError for a damaged shard."""
+    try:
+        return np.asarray(array[number], np.int16)
+    except MemoryError:
+        raise
+    except Exception as error:  # anywhere inside zarr and its codecs
+        raise DataError(
+            f"{folder}: damaged flow. Delete it and run vsodpipe flow again."
+        ) from error
 
 
 def is_whole(folder: Path) -> bool:

@@ -90,15 +90,19 @@ def load(files: Files, checks: bool = False) -> store.Parts:
     with _opened(files) as file:
         try:
             attributes = json.loads(file.attrs.get("vsodpipe", "null"))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise store.damaged(files.url, "its attributes are not JSON") from error
         about = store.check_attributes(attributes, files.url)
         small = {}
         for name in store.small_names(about, checks):
-            small[name] = np.asarray(_dataset(file, name, files.url)[()])
-            dtype, dimensions = store.small_kind(name)
-            if small[name].dtype != np.dtype(dtype) or small[name].ndim != len(dimensions):
+            found, (dtype, dimensions) = _dataset(file, name, files.url), store.small_kind(name)
+            if found.dtype != np.dtype(dtype) or found.ndim != len(dimensions):
                 raise store.damaged(files.url, f"type of {name}")
+            if found.chunks is not None or found.id.get_storage_size() != found.nbytes:
+                raise store.damaged(files.url, f"layout of {name} is not what a pack writes")
+            small[name] = np.asarray(found[()])
+        if max(group.frames for group in about.groups) > len(small["frame_name"]):
+            raise store.damaged(files.url, "its arrays disagree")
         pixels = {
             (group.path, array): _pixels(file, array, about, group, files)
             for group in about.groups
@@ -115,7 +119,9 @@ def _opened(files: Files) -> Iterator[Any]:
     try:
         with fsspec.open(files.url, "rb") as raw, h5py.File(raw, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ImportError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere inside h5py
         reason = " ".join(str(error).split())
         raise DataError(f"{files.url}: not an HDF5 store ({reason}). {store.REPACK}") from error
 
@@ -124,6 +130,8 @@ def _dataset(file: Any, name: str, where: str) -> Any:
     found = file.get(name)
     if not isinstance(found, library().Dataset):
         raise store.damaged(where, f"{name} is missing")
+    if found.file != file or found.external or found.is_virtual:
+        raise store.damaged(where, f"{name} lies in another file")
     return found
 
 

@@ -135,7 +135,8 @@ def _video(img: str, dataset: str) -> str:
         # JPEGImages/480p/00000.jpg has no name of a video
         if (found := pattern.search(img)) and found[1] != catalogue.RESOLUTION:
             return _flat(found[1], dataset, parts[-1])
-    return _flat(parts[-3] if len(parts) > 3 else parts[-2], dataset, parts[-1])
+    above = parts[-3] if len(parts) > 3 else parts[max(0, len(parts) - 2)]
+    return _flat(above, dataset, parts[-1])
 
 
 _PATTERNS = [

@@ -19,7 +19,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vsodpipe import media
 from vsodpipe.errors import DataError
@@ -42,11 +41,8 @@ def linked(rule: str, files: tuple[Path, ...]) -> bool:
 
 def mode(path: Path) -> str:
     """Return the Pillow mode of a picture. Raises DataError for a file that is none."""
-    try:
-        with Image.open(path) as picture:
-            return picture.mode
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a picture. Restore the file and run again.") from error
+    with media.opened(path, path) as picture:
+        return picture.mode
 
 
 def read(rule: str, files: tuple[Path, ...], size: tuple[int, int]) -> Mask:
@@ -94,8 +90,8 @@ def fbms_files(dat: Path, frames: int) -> dict[int, Path]:
     Raises DataError for a place outside the video's `frames` and for a mask that is not there.
     """
     text = _dat(dat)
-    blocks = re.findall(r"Frame number:\s*(\d+)\s*File name:[ \t]*\r?\n?[ \t]*([^\r\n]+)", text)
-    stated = re.search(r"Total number of labell?ed frames[^:]*:\s*(\d+)", text)
+    blocks = re.findall(r"Frame number:\s*(\d{1,9})\s*File name:[ \t]*\r?\n?[ \t]*([^\r\n]+)", text)
+    stated = re.search(r"Total number of labell?ed frames[^:]*:\s*(\d{1,9})", text)
     if not stated or int(stated[1]) != len(blocks):
         raise DataError(
             f"{dat}: expected {stated[1] if stated else 'a number of'} labelled frames, "
@@ -121,7 +117,7 @@ def read_fbms(dat: Path, file: Path, video: str, size: tuple[int, int]) -> Mask:
 
     Every region that is not background is foreground; colours without a region are region 0.
     """
-    scales = [int(n) for n in re.findall(r"Scale of region \d+:\s*(\d+)", _dat(dat))]
+    scales = [int(n) for n in re.findall(r"Scale of region \d+:\s*(\d{1,9})", _dat(dat))]
     if not scales:
         raise DataError(f"{dat}: expected the scales of its regions, found none. Restore the file.")
     values = _regions(file)
@@ -130,16 +126,17 @@ def read_fbms(dat: Path, file: Path, video: str, size: tuple[int, int]) -> Mask:
     return _fitting(file, np.isin(values, moving), size)
 
 
-def _regions(file: Path) -> NDArray[np.int64]:
+def _regions(file: Path) -> NDArray[np.int32]:
     """Return a region picture as numbers: R*65536 + G*256 + B of colours, else the grey value."""
-    media.image_size(file)  # refuses what is no picture, or too large a one
-    try:
-        with Image.open(file) as picture:
-            colours = picture.mode in ("RGB", "P")
-            values = np.asarray(picture.convert("RGB") if colours else picture).astype(np.int64)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file}: damaged picture ({error}). Restore the file.") from error
-    return values @ np.array([65536, 256, 1]) if values.ndim == 3 else values
+    with media.opened(file, file) as picture:
+        if picture.mode not in ("1", "L", "I;16", "I", "P", "RGB"):
+            raise DataError(f"{file}: expected regions, got picture mode {picture.mode}.")
+        colours = picture.mode in ("RGB", "P")
+        values = np.asarray(picture.convert("RGB") if colours else picture)
+    if values.ndim == 2:
+        return values.astype(np.int32)
+    red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def _dat(dat: Path) -> str:

@@ -32,8 +32,12 @@ VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
 """The files of a folder that are taken for videos; one that is named itself may be any."""
-MAX_PIXELS = 2**28
-"""Larger pictures are refused before they are decoded (a 16k x 16k frame)."""
+MAX_PIXELS = 2**27
+"""Larger pictures are refused before they are decoded; 16k x 8k, below Pillow's own limit."""
+MAX_JSON = 2**26
+"""Bytes of a record; larger ones are not read (a manifest has a limit of its own)."""
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow knows more: EPS, for which it would start Ghostscript
 
 # FFmpeg reads this once: what it finds in a broken file is said in our own words, on one line
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -86,7 +90,7 @@ def _read_url(url: str, most: int) -> bytes:
 def read_json(path: str | Path, remedy: str = "Restore the file and run again.") -> Any:
     """Return the value of a JSON file or URL. Raises DataError, ending in `remedy`, for no JSON."""
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(read_bytes(path, limit=MAX_JSON))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({_words(error)}). {remedy}") from error
 
@@ -121,7 +125,7 @@ def decode_image(path: str | Path, data: bytes, luma: bool = False) -> NDArray[n
                 return simplejpeg.decode_jpeg(data, "GRAY" if luma else "RGB")
         except ValueError as error:
             raise _damaged(path, error) from error
-    with _opened(path, io.BytesIO(data)) as picture:
+    with opened(path, io.BytesIO(data)) as picture:
         if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise DataError(
                 f"{path}: expected an 8-bit picture, got picture mode {picture.mode}. "
@@ -153,7 +157,7 @@ def mask_values(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]
 
     Raises DataError for bytes of `path` that are no such picture.
     """
-    with _opened(path, io.BytesIO(data)) as picture:
+    with opened(path, io.BytesIO(data)) as picture:
         if picture.mode not in ("P", "1", "L", "LA", "RGB", "RGBA"):
             raise DataError(
                 f"{path}: expected a palette, grey or RGB mask, got picture mode {picture.mode}."
@@ -169,7 +173,7 @@ def read_map(path: str | Path) -> NDArray[np.uint8]:
 
 def decode_map(path: str | Path, data: bytes) -> NDArray[np.uint8]:
     """Return the grey levels in `data`, the bytes of `path`; see `read_map`."""
-    with _opened(path, io.BytesIO(data)) as picture:
+    with opened(path, io.BytesIO(data)) as picture:
         if picture.mode in ("P", "1"):
             return np.array(picture.convert("L"))
         array = np.array(picture)
@@ -184,7 +188,7 @@ def read_prediction(path: str | Path) -> NDArray[np.uint8]:
     Raises DataError for a picture in colours, such as an overlay: its first channel means nothing.
     """
     data = read_bytes(path)
-    with _opened(path, io.BytesIO(data)) as picture:
+    with opened(path, io.BytesIO(data)) as picture:
         if picture.mode not in ("P", "RGB", "RGBA"):
             return decode_map(path, data)
         colours = np.array(picture.convert("RGB"))
@@ -205,7 +209,7 @@ def _coloured(image: NDArray[np.uint8]) -> bool:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) from the header alone, without decoding the picture."""
     is_url = isinstance(path, str) and "://" in path
-    with _opened(path, io.BytesIO(read_bytes(path)) if is_url else Path(path)) as picture:
+    with opened(path, io.BytesIO(read_bytes(path)) if is_url else Path(path)) as picture:
         return picture.height, picture.width
 
 
@@ -218,7 +222,7 @@ def video_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     if not Path(path).is_file():
         raise DataError(f"{path}: no such video file.")
     with _video_opened(path) as capture:
-        expected, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        expected, count = _stated(capture), 0
         while True:
             found, frame = capture.read()
             if not found:
@@ -237,7 +241,12 @@ def video_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 def video_length(path: Path) -> int:
     """Return the number of frames in the header of a video file (0 where it does not say)."""
     with _video_opened(path) as capture:
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        return _stated(capture)
+
+
+def _stated(capture: cv2.VideoCapture) -> int:
+    frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(frames) if 0 < frames < 2**31 else 0  # a header may say anything
 
 
 @contextmanager
@@ -250,6 +259,8 @@ def _video_opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
     finally:
         cv2.utils.logging.setLogLevel(level)
     try:
+        sides = cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH
+        _check_pixels(path, *(int(capture.get(side)) for side in sides))
         yield capture
     finally:
         capture.release()
@@ -307,18 +318,25 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image]:
-    """Yield the Pillow picture in `source`; what it cannot open or decode is a DataError."""
+def opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image]:
+    """Yield the Pillow picture in `source`, the bytes or the file of `path`.
+
+    Raises DataError for what it cannot open or decode, and for a picture of too many pixels.
+    """
     try:
         with warnings.catch_warnings():
             # our own limit decides; Pillow warns at a third of it
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as picture:
+            with Image.open(source, formats=_FORMATS) as picture:
                 _check_pixels(path, picture.height, picture.width)
                 yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. Restore it, or check the path.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: more pixels than the limit of {MAX_PIXELS}.") from error
+    except Exception as error:  # a damaged file fails anywhere inside Pillow
         if getattr(error, "strerror", None):
             raise _unreadable(path, error) from error
         raise _damaged(path, error) from error

@@ -157,7 +157,7 @@ def _raw_entry(folder: str, entry: Entry) -> NDArray[np.int16]:
     names, array = _raw_folder(folder)
     if entry.name not in names:
         raise DataError(f"{folder}: no flow of frame {entry.name}. Run vsodpipe flow again.")
-    return np.asarray(array[names[entry.name]], np.int16)
+    return flow_raw.entry(Path(folder), array, names[entry.name])
 
 
 @lru_cache(maxsize=4)

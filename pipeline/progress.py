@@ -32,7 +32,7 @@ class Counter:
     """A running task: `advance` it by finished units, with a note such as the current loss."""
 
     def __init__(self, reporter: Reporter, title: str, total: int, unit: str, done: int) -> None:
-        self.title, self.total, self.unit = title, total, unit
+        self.title, self.total, self.unit = printable(title), total, unit
         self.done = self.resumed_at = done
         self.note = ""
         self.started = self.printed = time.monotonic()
@@ -41,7 +41,7 @@ class Counter:
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count `units` more as done."""
         self.done += units
-        self.note = note
+        self.note = printable(note)
         self._reporter._show(self)
 
     @property
@@ -95,7 +95,7 @@ class Reporter:
                 _Status(),
             )
             with Progress(*columns, console=self.console) as bar:
-                bar.add_task(escape(title), total=total, completed=done, counter=counter)
+                bar.add_task(escape(counter.title), total=total, completed=done, counter=counter)
                 self._bar = bar
                 try:
                     yield counter

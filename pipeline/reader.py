@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vsodpipe import hdf5, shards, store, zarr_files
 from vsodpipe.errors import DataError, unknown
 from vsodpipe.fetch import Files
+from vsodpipe.manifest_text import one_part, plain
 from vsodpipe.store import Pixels
 
 CACHE_BYTES = 16 * 2**30
@@ -50,12 +51,19 @@ class Store:
         self._offset, self._sizes = small["video_offset"], small["video_size"]
         self._numbers, self._crc = small["source_frame"], small["stored_crc32c"]
         letters = small["frame_name"]
-        self._names = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in letters]
+        self._names = [self._name(bytes(row)) for row in letters]
         self._has = {a: small[f"has_{a}"] for a in self._about.arrays if a != "img"}
         self._has["img"] = np.ones(len(self._names), bool)
         self._group, self._row = self._places(small)
         self._checked = {a: np.zeros(len(self._names), bool) for a in self._about.arrays}
         self._check()
+
+    def _name(self, letters: bytes) -> str:
+        name = letters.rstrip(b"\0").decode(errors="replace")
+        try:
+            return one_part(plain(name))
+        except ValueError as error:  # `unpack` makes files of them
+            raise store.damaged(self.url, str(error)) from error
 
     def _load(self, checks: bool = False) -> store.Parts:
         load = hdf5.load if self.url.endswith(hdf5.SUFFIXES) else zarr_files.load
@@ -320,8 +328,10 @@ class Store:
         index, name = pixels.index[number], pixels.files[number]
         rows = [int(self._row[places[slot]]) % pixels.shard for slot in slots]
         bad = index[rows, 0] == shards.ABSENT
+        size = math.prod(pixels.shape) * np.dtype(pixels.dtype).itemsize
         if pixels.codec == "raw":
-            bad |= index[rows, 1] != math.prod(pixels.shape) * np.dtype(pixels.dtype).itemsize
+            bad |= index[rows, 1] != size
+        bad |= index[rows, 1] > 2 * size + 2**16  # no codec needs more for what it cannot pack
         if bad.any():
             raise shards.damaged(self._files.path(name), "a frame is not there")
         return [

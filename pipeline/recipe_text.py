@@ -138,7 +138,7 @@ def _toml_value(value: Any) -> str:
 def _parse(raw: str) -> Any:
     try:
         return tomllib.loads(f"x = {raw}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return raw  # a bare word is a string; _convert refuses it where a number is expected
 
 

@@ -64,7 +64,7 @@ def curves(file: Path) -> list[dict[str, Any]]:
                 _add(proxies.setdefault(stage, []), {"step": len(steps), **row["proxy"]})
             else:
                 _add(steps, {"loss": row["loss"], "lr": row["lr"]})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     made = []
     for stage, rows in stages.items():
@@ -139,7 +139,7 @@ def commands(
         train = ["vsodpipe", "train", model, "--manifest", manifest]
         train += ["--recipe", str(run / "recipe.toml")]
         init = note.get("initial_weights")
-        train += ["--init", str(init["file"])] if isinstance(init, dict) else []
+        train += ["--init", str(init["file"])] if isinstance(init, dict) and "file" in init else []
         rows.append((f"training of {run}", train))
         for source in sources:
             test = ["vsodpipe", "test", model, "--checkpoint", str(run)]

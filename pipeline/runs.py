@@ -160,7 +160,7 @@ def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
         found, names, digest = started["model"], started["stages"], started["manifest_sha256"]
         recipes = tomllib.loads(media.read_bytes(file).decode())
         chosen = [recipes[name] for name in names]
-    except (TypeError, KeyError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{run}: its run.json or recipe.toml is damaged. Start anew.") from error
     if found != model:
         raise DataError(f"{run}: is a run of {found}, expected {model}.")
@@ -196,11 +196,12 @@ def cut_events(run: Path, stages: list[str], position: Position) -> None:
     """Drop the rows of `events.jsonl` that a resumed run will write again."""
     file = run / "events.jsonl"
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
             at = Position(stages.index(row["stage"]), row["epoch"], row["step"])
-        except (ValueError, KeyError):  # half a row, of a run that was killed
+        except (ValueError, KeyError, TypeError, RecursionError):  # half a row, after a kill
             continue
         if at < position:
             kept.append(line + "\n")

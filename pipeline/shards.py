@@ -6,6 +6,7 @@ The index is, for every frame the shard has room for, offset and length as littl
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -57,11 +58,24 @@ def decode_into(chunk: bytes, codec: Codec, out: NDArray[Any]) -> None:
         if (height, width) != out.shape[:2]:
             raise ValueError(f"expected {out.shape[1]}x{out.shape[0]}, got {width}x{height}")
         simplejpeg.decode_jpeg(chunk, buffer=out)
+    elif codec == "zlib":
+        _inflate_into(chunk, out)
     else:
         try:
             _COMPRESSORS[codec].decode(chunk, out=out)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
+
+
+def _inflate_into(chunk: bytes, out: NDArray[Any]) -> None:
+    """Unpack zlib into `out`; numcodecs would unpack all that a chunk holds, however much it is."""
+    try:
+        data = zlib.decompressobj().decompress(chunk, out.nbytes + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(data) != out.nbytes:
+        raise ValueError(f"expected {out.nbytes} bytes, got {len(data)} or more")
+    out[...] = np.frombuffer(data, out.dtype).reshape(out.shape)
 
 
 def crc32c(data: Any) -> int:

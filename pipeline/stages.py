@@ -65,7 +65,7 @@ def _read(file: Path, model: str, published: Mapping[str, Stage]) -> dict[str, S
     """
     try:
         tables = tomllib.loads(media.read_bytes(file).decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also an int of 5000 digits
         raise DataError(f"{file}: no TOML file: {error}.") from error
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise DataError(

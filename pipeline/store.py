@@ -33,6 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vsodpipe import shards
 from vsodpipe.errors import DataError
 from vsodpipe.flows.files import STEPS
+from vsodpipe.manifest_text import one_part, plain
+from vsodpipe.media import MAX_PIXELS
 
 SCHEMA = "vsodpipe-store"
 VERSION = 2
@@ -145,7 +147,14 @@ def check_attributes(values: Any, where: str) -> Attributes:
     unknown = set(found.arrays) - KINDS.keys()
     if unknown or found.tier not in TIERS or "img" not in found.arrays:
         raise damaged(where, f"arrays {', '.join(found.arrays)}, tier {found.tier}")
+    try:
+        for name in (found.dataset, *found.videos):
+            one_part(plain(name))
+    except ValueError as error:  # `unpack` makes folders of them
+        raise damaged(where, str(error)) from error
     for group in found.groups:
+        if math.prod(group.size) > MAX_PIXELS:
+            raise damaged(where, f"frames of {group.size[1]}x{group.size[0]} pixels")
         if any(len(group.bytes.get(array, ())) != group.shards for array in found.arrays):
             raise damaged(where, f"its shards are not {group.shards} an array")
     return found

@@ -7,7 +7,6 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from vsodpipe import media
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.progress import Reporter
 
 MAX_BYTES = 2**39
@@ -28,7 +27,22 @@ RECORD = ".archive.json"
 """Says, in an unpacked folder, which archive it was made from."""
 
 _Archive = zipfile.ZipFile | tarfile.TarFile
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
+_MAX_META = 2**20
+"""Bytes of a long name or of the properties of a member, which tarfile reads as one."""
+_META = {*b"LKNxgXS"}
+"""Kinds of tar headers that say something of the next one."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose own text is bounded: that of a small compressed file could fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """Return the header in a block. Raises ReadError for one with too much text."""
+        made = super().frombuf(buf, encoding, errors)
+        if made.type[0] in _META and made.size > _MAX_META:
+            raise tarfile.ReadError(f"a header of {made.size} bytes")
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +57,21 @@ class Member:
 def is_archive(path: Path) -> bool:
     """Return whether `path` is a zip or tar file (also a compressed tar)."""
     try:
-        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+        return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}. Check the path.") from error
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        tarfile.open(path, "r:*", tarinfo=_Header).close()
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return False
+    except Exception:  # a damaged file fails anywhere inside the decompressors
+        return False
+    return True
 
 
 def stem(path: Path) -> str:
@@ -100,9 +126,13 @@ def _opened(path: Path) -> Iterator[_Archive]:
             with zipfile.ZipFile(path) as archive:
                 yield archive
         else:
-            with tarfile.open(path, "r:*") as archive:
+            with tarfile.open(path, "r:*", tarinfo=_Header) as archive:
                 yield archive
-    except _DAMAGE as error:
+    except (VsodpipeError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file fails anywhere inside the decompressors
+        if getattr(error, "errno", None):  # of the disk, not of the archive
+            raise
         words = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: damaged archive ({words}). Get it anew.") from error
 

@@ -178,7 +178,7 @@ def _small(
         if (
             not isinstance(shape, list)
             or len(shape) != len(dimensions)
-            or not all(isinstance(n, int) and 0 < n < 2**40 for n in shape)
+            or not all(type(n) is int and 0 < n < 2**40 for n in shape)
         ):
             raise store.damaged(where, f"shape of {name}")
         shapes.append(tuple(shape))
