@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vsodpipe import (
+    cli_at,
     cli_data,
     cli_datasets,
     cli_eval,
@@ -23,6 +24,7 @@ from vsodpipe import (
     cli_models,
     cli_pseudo,
     cli_report,
+    cli_serve,
     cli_store,
     cli_train,
 )
@@ -39,10 +41,14 @@ __all__ = [
     "cli_models",
     "cli_pseudo",
     "cli_report",
+    "cli_serve",
     "cli_store",
     "cli_train",
     "main",
 ]
+
+
+cli_at.add()
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")
