@@ -119,7 +119,7 @@ def present(root: Path) -> list[str]:
 
 def _may_be_dataset(folder: Path) -> bool:
     try:
-        return _is_of_pictures(folder, folder.name) or layout_of(folder) is not None
+        return is_of_pictures(folder, folder.name) or layout_of(folder) is not None
     except DataError:  # it cannot be read: whoever needs it is told so
         return True
 
@@ -163,10 +163,11 @@ def _missing(name: str, root: Path) -> UsageError:
 
 def layout_of(folder: Path) -> Layout | None:
     """Return the first layout of which `folder` holds at least one video."""
-    return next((layout for layout in LAYOUTS if _video_names(folder, layout)), None)
+    return next((layout for layout in LAYOUTS if video_names(folder, layout)), None)
 
 
-def _video_names(folder: Path, layout: Layout) -> list[str]:
+def video_names(folder: Path, layout: Layout) -> list[str]:
+    """Return the names of the videos that `folder` has in `layout`, in natural order."""
     names = _names(folder, layout)
     return [n for n in names if layout.img.format(video=n) != f"JPEGImages/{RESOLUTION}"]
 
@@ -180,12 +181,12 @@ def _names(folder: Path, layout: Layout) -> list[str]:
 
 
 def _scan(folder: Path, name: str) -> Dataset:
-    if _is_of_pictures(folder, name):
-        return Dataset(name, folder, _pictures_of(folder))
+    if is_of_pictures(folder, name):
+        return Dataset(name, folder, pictures_of(folder))
     if layout := layout_of(folder):
-        names = _video_names(folder, layout)
+        names = video_names(folder, layout)
         _check_left_out(folder, layout, names)
-        return Dataset(name, folder, tuple(_video(folder, layout, v) for v in names))
+        return Dataset(name, folder, tuple(read_video(folder, layout, v) for v in names))
     if frames := numbered(folder):
         flow = folder.parent / f"{folder.name}_FLOW"
         video = Video(name, flow, frames=_paired(folder, frames, {}, _flow_files(flow)))
@@ -196,13 +197,13 @@ def _scan(folder: Path, name: str) -> Dataset:
     )
 
 
-def _is_of_pictures(folder: Path, name: str) -> bool:
+def is_of_pictures(folder: Path, name: str) -> bool:
     """Return whether `folder` is a set of still pictures: only its card can tell."""
     owner = card_of(name, folder.parent)
     return owner is not None and owner[0].kind == "image" and bool(pictures(folder / "RGB"))
 
 
-def _pictures_of(folder: Path) -> tuple[Video, ...]:
+def pictures_of(folder: Path) -> tuple[Video, ...]:
     """Return each still picture as a video of one frame, as it has a size and flow of its own."""
     inputs = {}
     for kind in ("RGB", "GT", "DEPTH", "THERMAL"):
@@ -245,7 +246,8 @@ def _video_file(path: Path) -> Dataset:
     return Dataset(path.stem, path.parent, (Video(path.stem, flow, file=path),))
 
 
-def _video(folder: Path, layout: Layout, name: str) -> Video:
+def read_video(folder: Path, layout: Layout, name: str) -> Video:
+    """Return one video of the data set in `folder`. Raises DataError for what does not pair."""
     img = folder / layout.img.format(video=name)
     frames = numbered(img)
     if not frames:

@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vsodpipe import (
+    cli_at,
     cli_data,
     cli_datasets,
     cli_eval,
@@ -23,6 +24,7 @@ from vsodpipe import (
     cli_models,
     cli_pseudo,
     cli_report,
+    cli_serve,
     cli_store,
     cli_train,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "cli_models",
     "cli_pseudo",
     "cli_report",
+    "cli_serve",
     "cli_store",
     "cli_train",
     "main",
@@ -47,6 +50,8 @@ __all__ = [
 
 LONGEST = 5000
 """Characters of an error: a path has up to 4096."""
+
+cli_at.add()
 
 
 @app.command(epilog="Example: vsodpipe demo --out /tmp/demo")

@@ -16,7 +16,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import media
+from vsodpipe import media, remote
 from vsodpipe.errors import DataError
 from vsodpipe.shard_cache import ShardCache, retry
 
@@ -145,7 +145,7 @@ class Files:
     def _filesystem(self) -> tuple[Any, str]:
         if self._pid != os.getpid():  # an async file system refuses to work after a fork
             try:
-                self._remote = fsspec.core.url_to_fs(self.url)
+                self._remote = fsspec.core.url_to_fs(self.url, **remote.options(self.url))
             except (ImportError, ValueError) as error:
                 raise DataError(f"{self.url}: cannot be read: {error}.") from error
             self._pid = os.getpid()

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -128,6 +129,8 @@ class Source:
 
     def path(self, relative: str) -> str:
         """Return the full path or URL of a file of the manifest."""
+        if self.root.startswith(("http://", "https://")):
+            relative = quote(relative)  # a `#` or `?` of a name would end the path
         return f"{self.root}/{relative}"
 
     def sha256(self) -> str:
@@ -176,11 +179,14 @@ def read(file: Path | str) -> Source:
         raise DataError(f"{file}: not a JSON file ({words}). See vsodpipe manifest.") from error
     with valid(f"{file}: not a valid manifest", "Write it anew with vsodpipe manifest."):
         manifest = Manifest.model_validate(values)
-    return Source(manifest=manifest, file=file, root=_root(manifest.root, file))
+    return Source(manifest=manifest, file=file, root=resolve_root(manifest.root, file))
 
 
-def _root(root: str, file: Path | str) -> str:
-    """Return where the paths of the manifest at `file` start: a folder or a URL."""
+def resolve_root(root: str, file: Path | str) -> str:
+    """Return where the paths of the manifest at `file` start: a folder or a URL.
+
+    Raises DataError for a manifest at a URL whose root is on this disk.
+    """
     scheme, remote, place = str(file).partition("://") if isinstance(file, str) else ("", "", "")
     if "://" in root:
         if remote and root.startswith(("file:", "local:")):

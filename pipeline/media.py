@@ -23,6 +23,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from vsodpipe import remote
 from vsodpipe.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -78,13 +79,13 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
 
 def _read_url(url: str, most: int) -> bytes:
     try:
-        with fsspec.open(url, "rb") as file:
+        with fsspec.open(url, "rb", **remote.options(url)) as file:
             data: bytes = file.read(most)
             return data
     except ImportError as error:  # fsspec says which package this protocol needs
         raise DataError(f"{url}: cannot be read: {_words(error)}.") from error
     except Exception as error:  # every remote file system has errors of its own
-        raise _unreadable(url, error) from error
+        raise remote.refused(url, error) or _unreadable(url, error) from error
 
 
 def read_json(path: str | Path, remedy: str = "Restore the file and run again.") -> Any:

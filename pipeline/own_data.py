@@ -56,14 +56,17 @@ def import_own(
     """Bring videos into the data root as data set `name`, in our layout, with their masks.
 
     A source is a video file, a folder of frames, a folder of such folders or files, a folder in a
-    known layout, or a glob. Frames become links; video files are decoded to JPEG (quality 95, full
-    chroma), numbered from 0. Masks are those of the layout, of a folder called `masks`, `GT` or
-    alike beside the videos, or of the folder `masks`: one folder a video, or the pictures of the
-    only one. Frames and masks are paired by number; what is foreground follows `media.read_mask`.
-    Every `stride`-th number is taken. A video that stands already is kept; one of other frames is
-    an error unless `force`. Raises UsageError for names, and DataError for what does not fit.
+    known layout, a glob, or an archive of these, which is unpacked below the data root. Frames
+    become links; video files are decoded to JPEG (quality 95, full chroma), numbered from 0. Masks
+    are those of the layout, of a folder called `masks`, `GT` or alike beside the videos, or of the
+    folder `masks`: one folder a video, or the pictures of the only one. Frames and masks are paired
+    by number; what is foreground follows `media.read_mask`. Every `stride`-th number is taken. A
+    video that stands already is kept; one of other frames is an error unless `force`. Raises
+    UsageError for names, and DataError for what does not fit.
     """
     _check_name(name, root)
+    place = root / importer.UNPACKED / name
+    sources = [_unpacked(source, place, reporter, force) for source in sources]
     clips = find(sources, masks, root / name)
     kept = [_thinned(clip, stride or 1) for clip in clips]
     total = sum(len(clip.frames) or media.video_length(clip.place) for clip in kept)
@@ -99,6 +102,24 @@ def _check_name(name: str, root: Path) -> None:
             f"{root / name}: is there already, with its videos in {layout.img}. "
             "Choose another name."
         )
+
+
+def _unpacked(source: str, place: Path, reporter: Reporter, force: bool) -> str:
+    """Return `source`, or the folder in `place` that its archive was unpacked to."""
+    archive = Path(source)
+    if not unpack.is_archive(archive):
+        return source
+    folder = place / unpack.stem(archive)
+    unpack.extract(archive, folder, reporter, force=force)
+    # most archives hold one folder, of the same name
+    while len(inside := entries(folder)) == 1 and is_folder(inside[0]) and not is_video(inside[0]):
+        folder = inside[0]
+    return str(folder)
+
+
+def is_video(folder: Path) -> bool:
+    """Return whether `folder` is that of one video: frames lie in it, or in its RGB."""
+    return bool(pictures(folder) or _frames_in(folder))
 
 
 def find(sources: Sequence[str], masks: Path | None, target: Path) -> list[Clip]:
@@ -165,7 +186,7 @@ def _clips(path: Path, target: Path) -> Iterator[Clip]:
 
 def _file(path: Path) -> Clip:
     if unpack.is_archive(path):
-        raise DataError(f"{path}: is an archive. Unpack it and name its folder.")
+        raise DataError(f"{path}: is an archive inside a folder. Name it, or unpack it.")
     if path.suffix.lower() in media.IMAGE_SUFFIXES:
         raise DataError(f"{path}: is one picture. Name the folder of the frames.")
     return Clip(path.stem, path, {}, {})

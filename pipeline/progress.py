@@ -1,15 +1,18 @@
-"""One reporter for people: a bar with rate and ETA on a terminal, plain lines when piped.
+"""One reporter: a bar with rate and ETA on a terminal, plain lines when piped, JSON lines.
 
 Everything goes to stderr; data for machines is the command's own business and goes to stdout.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +29,8 @@ from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 """Time between two plain lines of one task when the output is piped."""
+JSON_SECONDS = 0.2
+"""Time between two JSON lines of one task, as VSODPIPE_PROGRESS=json asks for them."""
 
 
 class Counter:
@@ -62,6 +67,19 @@ class Counter:
         left = (self.total - self.done) / rate
         return f"{speed}, {duration(left)} left" if self.done < self.total else speed
 
+    def record(self) -> dict[str, Any]:
+        """Return where the task stands for a program; `eta` in seconds, None while unknown."""
+        left = (self.total - self.done) / self.rate if self.rate > 0 else None
+        return {
+            "label": self.title,
+            "done": self.done,
+            "total": self.total,
+            "rate": round(self.rate, 3),
+            "unit": self.unit,
+            "eta": None if left is None else round(left, 1),
+            "note": self.note,
+        }
+
 
 class Reporter:
     """Says what happens, on stderr; `quiet` leaves only warnings."""
@@ -70,6 +88,7 @@ class Reporter:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
+        self._json = os.environ.get("VSODPIPE_PROGRESS") == "json"
 
     def say(self, text: str) -> None:
         """Print one line for a person."""
@@ -86,6 +105,12 @@ class Reporter:
         counter = Counter(self, title, total, unit, done)
         if self.quiet:
             yield counter
+        elif self._json:
+            self._record(counter)
+            try:
+                yield counter
+            finally:
+                self._record(counter)
         elif self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -109,11 +134,18 @@ class Reporter:
     def _show(self, counter: Counter) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=counter.done)
+        elif self._json and not self.quiet:
+            if time.monotonic() - counter.printed >= JSON_SECONDS:
+                self._record(counter)
         elif not self.quiet and not self.console.is_terminal:
             first = counter.printed == counter.started
             due = 2.0 if first else PLAIN_SECONDS
             if counter.done < counter.total and time.monotonic() - counter.printed >= due:
                 self._plain(counter)
+
+    def _record(self, counter: Counter) -> None:
+        counter.printed = time.monotonic()
+        print(json.dumps({"progress": counter.record()}), file=sys.stderr, flush=True)
 
     def _plain(self, counter: Counter) -> None:
         counter.printed = time.monotonic()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from vsodpipe import media
+from vsodpipe import media, remote
 from vsodpipe.errors import DataError
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ def retry(fetch: Callable[[], T], place: str) -> T:
         except FileNotFoundError as error:
             raise missing(place) from error
         except Exception as error:  # every remote file system has errors of its own
+            if no_entry := remote.refused(place, error):
+                raise no_entry from error
             if attempt + 1 == ATTEMPTS:
                 words = " ".join(str(error).split()) or type(error).__name__
                 raise DataError(
@@ -126,7 +128,8 @@ class ShardCache:
 
     def _fetch(self, url: str, path: Path, parts: ThreadPoolExecutor) -> None:
         # a file system of its own for every process: the asynchronous ones are not fork-safe
-        system, where = fsspec.core.url_to_fs(url, skip_instance_cache=self._process != _IMPORTER)
+        options = {"skip_instance_cache": self._process != _IMPORTER, **remote.options(url)}
+        system, where = fsspec.core.url_to_fs(url, **options)
         size = int(retry(lambda: system.size(where), url))
         with self._lock:  # the partial file counts from here on
             self._make_room(size)

@@ -4,7 +4,6 @@ Needs Playwright's Python package and a Chromium of the system (`apt-get install
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from browser import chromium
 from map_sets import Columns, make_source, write_maps
 from vsodpipe import media, report
 from vsodpipe.evaluate import Options
 from vsodpipe.progress import Reporter
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 GOOD: Columns = {f"v{n}": [4, 4, n % 5, 4, 4, 4] for n in range(1, 13)}
 BAD: Columns = {name: [3, 2, 1, 2, 2, 3] for name in GOOD}
 HOSTILE = "<img src=x onerror=document.title=1>"
@@ -25,17 +24,7 @@ HOSTILE = "<img src=x onerror=document.title=1>"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright here: pip install playwright"
-    )
-    binary = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if binary is None:
-        pytest.skip(f"no browser here ({', '.join(BROWSERS)}): apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        # as root Chromium has no sandbox; the page is our own
-        opened = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    yield from chromium()
 
 
 @pytest.fixture(scope="module")
