@@ -13,7 +13,8 @@ from vsodpipe import __version__
 
 ORDER = (
     *("datasets", "import", "flow", "manifest", "export", "pack", "store", "unpack"),
-    *("recipe", "train", "pseudo", "test", "eval", "report", "weights", "doctor", "demo"),
+    *("recipe", "train", "pseudo", "test", "predict", "eval"),
+    *("report", "weights", "doctor", "demo"),
 )
 """Commands in the way of the data, as --help lists them; one that is not here comes last."""
 
