@@ -110,8 +110,10 @@ def load(file: Path) -> Any:
         ) from error
 
 
-def read(path: Path, model: str, others: Sequence[str] = ()) -> Checkpoint:
+def read(path: Path, model: str | None, others: Sequence[str] = ()) -> Checkpoint:
     """Return the checkpoint of network `model`, or of one of `others`, behind a file or run folder.
+
+    Without a `model` it is that of whichever network the file is of.
 
     Published weights come with the recipe of the last stage, whose result they are. Only tensors
     and plain values are loaded. Raises WeightsError for any other file, and for one of another
@@ -121,8 +123,14 @@ def read(path: Path, model: str, others: Sequence[str] = ()) -> Checkpoint:
     content = load(file)
     own = isinstance(content, dict) and content.get("format") == FORMAT
     state = None if own else plain_state(content)
-    if others and (found := _owner(content, state)) in others:
-        model = found
+    if model is None or others:
+        owner = _owner(content, state)
+        if model is None and owner not in models.names():
+            raise WeightsError(
+                f"{file}: {what(content)}, expected a checkpoint of vsodpipe train or published "
+                f"weights. vsodpipe weights {file} says more."
+            )
+        model = owner if model is None or owner in others else model
     module = models.load(model)
     if not own:
         if state is None or published_names(model) is None:

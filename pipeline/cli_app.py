@@ -13,7 +13,7 @@ from vsodpipe import __version__, completion
 
 ORDER = (
     *("datasets", "import", "flow", "manifest", "export", "pack", "store", "unpack"),
-    *("recipe", "train", "pseudo", "test", "eval", "report", "serve", "weights"),
+    *("recipe", "train", "pseudo", "test", "predict", "eval", "report", "serve", "weights"),
     *("doctor", "demo"),
 )
 """Commands in the way of the data, as --help lists them; one that is not here comes last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,14 @@ from vsodpipe.cli_app import (
     QuietOption,
     app,
     print_json,
+)
+from vsodpipe.cli_engine import (
+    MaxSideOption,
+    PrecisionOption,
+    PresetOption,
+    UpdatesOption,
+    WeightsOption,
+    engine_settings,
 )
 from vsodpipe.errors import UsageError
 from vsodpipe.progress import Reporter
@@ -111,30 +119,10 @@ def flow(
             autocompletion=completion.of(completion.engines),
         ),
     ] = "raft_large",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="RAFT weights: a file, or a torchvision record such as C_T_V1.",
-            autocompletion=completion.of(completion.records),
-        ),
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option(min=1, help="RAFT updates of every pair (default: 20).")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="dis: ultrafast, fast or medium (default: medium).",
-            autocompletion=completion.words("ultrafast", "fast", "medium"),
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="RAFT: fp32, tf32, bf16, fp16 or auto (default: fp32).",
-            autocompletion=completion.words("fp32", "tf32", "bf16", "fp16", "auto"),
-        ),
-    ] = None,
+    weights: WeightsOption = None,
+    updates: UpdatesOption = None,
+    preset: PresetOption = None,
+    precision: PrecisionOption = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="RAFT pairs at once (default: what suits the device).")
     ] = None,
@@ -144,9 +132,7 @@ def flow(
     memory: Annotated[
         float | None, typer.Option(help="RAFT working memory in GiB (default: what is free).")
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(min=1, help="Compute on smaller frames, at most so many pixels.")
-    ] = None,
+    max_side: MaxSideOption = None,
     direction: Annotated[
         str,
         typer.Option(
@@ -232,7 +218,7 @@ def flow(
         "max_side": max_side,
     }
     given = {key: value for key, value in chosen.items() if value is not None}
-    settings, remote = _engine_settings(engine, given, device)
+    settings, remote = engine_settings(engine, given, device)
     made = flows.create(engine, **settings)
     if dry_run:
         plan = flow_plan.estimate(dataset, made, options, force=force)
@@ -255,21 +241,3 @@ def flow(
         reporter.say("Next: vsodpipe manifest")
     if as_json:
         print_json({"dataset": dataset.name, **vars(summary)})
-
-
-def _engine_settings(
-    engine: str, chosen: dict[str, Any], device: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of `engine` for this process, and for workers that resolve their own."""
-    from vsodpipe import flows
-
-    here, remote = dict(chosen), dict(chosen)
-    if "weights" in chosen and Path(chosen["weights"]).is_file():
-        remote["weights"] = str(Path(chosen["weights"]).absolute())  # they may be elsewhere
-    if "device" in flows.options(engine):
-        from vsodpipe.devices import resolve  # imports torch, which `dis` does without
-
-        here["device"], remote["device"] = resolve(device), device
-    elif device not in ("auto", "cpu"):
-        raise UsageError(f"engine {engine} runs on the CPU only. Leave out --device {device}.")
-    return here, remote

@@ -31,6 +31,7 @@ MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 EXTRAS = {
     "plots": (("matplotlib",), "eval --curves"),
     "hdf5": (("h5py",), "pack --format hdf5, stores that end in .h5"),
+    "video": (("av",), "the overlay video of predict"),
     "remote": (("aiohttp", "s3fs"), "manifests and stores at https:// and s3://"),
     "tensorboard": (("tensorboard",), "train --log tensorboard"),
     "wandb": (("wandb",), "train --log wandb"),

@@ -8,8 +8,9 @@ N references, H W rows and columns.
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vsodpipe import crf, models, sampling, transforms
+from vsodpipe import crf, models, recipe, sampling, transforms
+from vsodpipe.checkpoint import Checkpoint
 from vsodpipe.errors import VsodpipeError
 from vsodpipe.flow_ahead import ahead
-from vsodpipe.frames import Files, is_still, load_clip
+from vsodpipe.frames import Reader, is_still, load_clip
 from vsodpipe.recipe import Data, Maps, Stage
 
 Sample = dict[str, Tensor]
@@ -69,7 +71,7 @@ class Predictor:
             most = FRAMES_ON_CUDA if self.device.startswith("cuda") else 1
             self.batch = max(1, most // group_length(self.stage.data))
 
-    def video(self, files: Files, video: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def video(self, files: Reader, video: int) -> Generator[tuple[int, Saliency]]:
         """Yield (frame, map) of a video in order; the maps are what `finished` takes.
 
         The frames of two batches are held. Raises DataError for a frame that does not decode, and
@@ -99,7 +101,7 @@ class Predictor:
                     yield frame, kept[0] if first else np.mean(kept, axis=0)
 
     @torch.inference_mode()
-    def _asker(self, files: Files, video: int, count: int) -> Ask:
+    def _asker(self, files: Reader, video: int, count: int) -> Ask:
         """Return the network as it is asked in this video.
 
         Its references are the same for every frame. What a network can keep of them, by its methods
@@ -167,7 +169,7 @@ class Predictor:
         result: NDArray[np.float32] = maps[:, 0].cpu().numpy()
         return result
 
-    def finished(self, files: Files, video: int, frame: int, saliency: NDArray[np.float32]) -> Grey:
+    def finished(self, files: Reader, video: int, frame: int, saliency: Saliency) -> Grey:
         """Return a map of `video` as uint8 (H, W), refined where that was asked for."""
         if self.crf is None:
             return np.rint(saliency * 255).astype(np.uint8)
@@ -179,6 +181,23 @@ class Predictor:
         img = crf.restored(clip["img"][0].permute(1, 2, 0).numpy(), data.mean, data.std)
         labels = crf.refine(img, saliency, self.crf).astype(np.uint8)
         return np.asarray(cv2.resize(labels, (width, height)) * 255, np.uint8)
+
+
+def decided_by(saved: Checkpoint, crf: str | None) -> dict[str, Any]:
+    """Return what of a checkpoint decides the maps, and the name of their CRF, as plain JSON."""
+    digest = hashlib.sha256()
+    for key, value in sorted(saved.state_dict.items()):
+        bytes_ = value.contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(key.encode() + bytes_.tobytes())
+    values = recipe.to_dict(saved.stage.data)
+    return {
+        "model": saved.model,
+        "weights_sha256": digest.hexdigest(),
+        "size": values["size"],
+        "frames": group_length(saved.stage.data),
+        "maps": recipe.to_dict(saved.stage.maps),
+        "crf": crf,
+    }
 
 
 def group_length(data: Data) -> int:
@@ -202,7 +221,7 @@ def to_maps(logits: Tensor, options: Maps, size: tuple[int, int]) -> Tensor:
     return maps
 
 
-def _load(files: Files, video: int, frames: Sequence[int], data: Data) -> Sample:
+def _load(files: Reader, video: int, frames: Sequence[int], data: Data) -> Sample:
     """Return the float32 tensors (T, 3, h, w) of some frames, at the size of the network."""
     still = is_still(files.has_flow, data)
     keys = dict.fromkeys(("img", *(key.removeprefix("ref_") for key in data.inputs)))

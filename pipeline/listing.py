@@ -8,6 +8,11 @@ from pathlib import Path
 from vsodpipe import media
 from vsodpipe.errors import DataError
 
+MAPS_RECORD = "maps.json"
+"""In a folder of saliency maps: what they were made with."""
+OVERLAY = ".vsod.mp4"
+"""How the name of a video of maps ends, which `vsodpipe predict` writes beside a video."""
+
 
 def numbered(folder: Path) -> dict[int, Path]:
     """Return the pictures of `folder` by frame number; an empty dictionary where there are none.

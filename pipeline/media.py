@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -214,25 +214,49 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def video_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
+def video_frames(
+    path: str | Path, wanted: Container[int] | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a video file as uint8 RGB (H, W, 3), one at a time.
 
-    Raises DataError when the file is missing, holds no picture that OpenCV's FFmpeg reads, or ends
-    well before the length in its header.
+    `wanted` are the numbers of those that are yielded, None for all. Raises DataError when the file
+    is missing, holds no picture that OpenCV's FFmpeg reads, or ends well before the length in its
+    header.
     """
+    for number, capture in enumerate(_video_decoded(path)):
+        if wanted is None or number in wanted:
+            found, frame = capture.retrieve()
+            if not found:
+                raise DataError(f"{path}: frame {number} does not decode. Get the file anew.")
+            yield np.ascontiguousarray(frame[..., ::-1])
+
+
+def video_times(path: str | Path) -> Iterator[float]:
+    """Yield the time of every frame of a video file in seconds, as its container says it.
+
+    All frames are decoded: headers may be wrong about their number. Raises DataError as
+    `video_frames` does.
+    """
+    for capture in _video_decoded(path):
+        yield capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+
+
+def _video_decoded(path: str | Path) -> Iterator[cv2.VideoCapture]:
+    """Yield the opened file at each of its frames, decoded and not yet converted to RGB."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such video file.")
     with _video_opened(path) as capture:
         expected, count = _stated(capture), 0
-        while True:
-            found, frame = capture.read()
-            if not found:
-                break
+        seconds, last = expected / (capture.get(cv2.CAP_PROP_FPS) or 1), 0.0
+        while capture.grab():
             count += 1
-            yield np.ascontiguousarray(frame[..., ::-1])
+            last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            yield capture
     if not count:
         raise DataError(f"{path}: not a video that OpenCV can read. Convert it to H.264 mp4.")
-    if count < expected - 1 and count / expected < 0.98:  # some containers only estimate
+    # some containers only estimate; at a variable rate the time of the last frame tells
+    ended = last + last / max(1, count - 1) < 0.98 * seconds
+    if count < expected - 1 and count / expected < 0.98 and ended:
         raise DataError(
             f"{path}: expected {expected} frames, only {count} could be read. Get the file anew, "
             f"or re-encode what there is: ffmpeg -i {path} -c:v libx264 out.mp4"
@@ -248,6 +272,19 @@ def video_length(path: Path) -> int:
 def _stated(capture: cv2.VideoCapture) -> int:
     frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(frames) if 0 < frames < 2**31 else 0  # a header may say anything
+
+
+def video_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of a video file's first frame, upright. Errors: `video_frames`."""
+    height, width = next(video_frames(path)).shape[:2]
+    return height, width
+
+
+def video_rate(path: Path) -> float:
+    """Return the frames per second in the header of a video file (0 where it does not say)."""
+    with _video_opened(path) as capture:
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if np.isfinite(rate) and rate > 0 else 0.0
 
 
 @contextmanager

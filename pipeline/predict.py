@@ -6,7 +6,6 @@ that are missing. Several devices share the videos.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from vsodpipe import a2s_tasks, checkpoint, devices, infer, media, recipe, stream
+from vsodpipe import a2s_tasks, checkpoint, devices, infer, listing, media, stream
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.flow_ahead import behind
 from vsodpipe.frames import Files
@@ -27,7 +26,7 @@ from vsodpipe.infer import Predictor
 from vsodpipe.manifest import Source, Split, require_flow
 from vsodpipe.progress import Counter, Reporter
 
-RECORD = "maps.json"
+RECORD = listing.MAPS_RECORD
 
 
 def choose_datasets(source: Source, names: list[str]) -> list[str]:
@@ -165,21 +164,9 @@ def _warn_of_flow(saved: checkpoint.Checkpoint, split: Split, reporter: Reporter
 
 def _record(saved: checkpoint.Checkpoint, source: Source, crf: str | None) -> str:
     """Return what decides the maps, as JSON."""
-    digest = hashlib.sha256()
-    for key, value in sorted(saved.state_dict.items()):
-        bytes_ = value.contiguous().flatten().view(torch.uint8).numpy()
-        digest.update(key.encode() + bytes_.tobytes())
-    values = recipe.to_dict(saved.stage.data)
-    record = {
-        "model": saved.model,
-        "weights_sha256": digest.hexdigest(),
-        "manifest_sha256": source.sha256(),
-        "size": values["size"],
-        "frames": infer.group_length(saved.stage.data),
-        "maps": recipe.to_dict(saved.stage.maps),
-        "crf": crf,
-    }
-    return json.dumps(record, indent=1)
+    decided = infer.decided_by(saved, crf)
+    rest = {key: decided.pop(key) for key in ("size", "frames", "maps", "crf")}
+    return json.dumps({**decided, "manifest_sha256": source.sha256(), **rest}, indent=1)
 
 
 def _prepare(folder: Path, record: str, force: bool) -> None:

@@ -133,11 +133,7 @@ def _fitted(image: Image, height: int, width: int) -> Image:
 
 def _rate(video: Video) -> float:
     """Return frames per second: the file's own, 24 for a folder of frames."""
-    rate = 0.0
-    if video.file is not None:
-        capture = cv2.VideoCapture(str(video.file.absolute()), cv2.CAP_FFMPEG)
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
+    rate = media.video_rate(video.file) if video.file is not None else 0.0
     return rate if 1 <= rate <= 240 else 24.0
 
 

@@ -118,6 +118,7 @@ def provenance(job: Job, feeds: Sequence[Feed]) -> dict[str, Any]:
         "manifest": str(job.source.file),
         "manifest_sha256": job.source.sha256(),
         "flow": flows,
+        "flow_records": {s.dataset: s.flow for s in job.source.manifest.datasets if s.flow},
         "initial_weights": init,
         "trained_on": {s.name: list(f.datasets) for s, f in zip(job.stages, feeds, strict=True)},
         "recipe_also_names": {

@@ -49,7 +49,7 @@ def _found(name: str, root: Path) -> list[Dataset]:
         return [catalogue.find(file, root) for file in files or [name]]
     matches = glob.glob(name, recursive=True) or glob.glob(str(root / name), recursive=True)
     # what an earlier run wrote beside the videos is no source of another
-    sources = [path for path in matches if not (Path(path) / flow_record.FILE).is_file()]
+    sources = [path for path in matches if not _is_result(Path(path))]
     if not sources:
         raise UsageError(f"{name}: no video or folder matches. Quote a glob, and check the path.")
     # absolute, as a bare name would be looked for in the data root first
@@ -62,8 +62,18 @@ def _video_files(folder: Path) -> list[Path]:
     if not listing.is_folder(folder) or listing.pictures(folder) or catalogue.layout_of(folder):
         return []
     files = (path.absolute() for path in listing.entries(folder) if path.is_file())
-    videos = (path for path in files if path.suffix.lower() in media.VIDEO_SUFFIXES)
+    videos = (
+        path
+        for path in files
+        if path.suffix.lower() in media.VIDEO_SUFFIXES and not _is_result(path)
+    )
     return sorted(videos, key=lambda path: media.natural_key(path.name))
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether `vsodpipe flow` or `predict` wrote this file or folder."""
+    records = (flow_record.FILE, listing.MAPS_RECORD)
+    return path.name.endswith(listing.OVERLAY) or any((path / n).is_file() for n in records)
 
 
 def _pairs(datasets: Sequence[Dataset]) -> list[tuple[Dataset, Video]]:

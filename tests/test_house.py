@@ -65,6 +65,10 @@ ROOMS = [
     ["flow_forms", "pack_shard"],
     ["flow_video", "pack_plan", "unpack_store"],
     ["store_check"],
+    ["footage", "overlay", "film_file", "flow_like"],
+    ["film"],
+    ["video_columns"],
+    ["video_maps"],
     ["flow_job", "pack", "train", "predict", "evaluate", "preview"],
     ["pseudo"],
     ["a2s_chain"],
@@ -92,6 +96,7 @@ ROOMS = [
     ["service.server"],
     ["cli_at"],
     ["cli_check"],
+    ["cli_engine"],
     ["cli_pseudo"],
     [
         "cli_data",
@@ -99,6 +104,7 @@ ROOMS = [
         "cli_eval",
         "cli_manifest",
         "cli_models",
+        "cli_predict",
         "cli_report",
         "cli_serve",
         "cli_store",
@@ -263,6 +269,10 @@ def test_flag_list() -> None:
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
         | {"--crf", "--batch"}
         | {"--quiet", "-q"},
+        "predict": common
+        | {"--checkpoint", "--out", "--no-overlay", "--audio", "--fps", "--keep-flow", "--crf"}
+        | {"--engine", "--weights", "--updates", "--preset", "--precision", "--max-side"}
+        | {"--colour", "--tail", "--batch", "--device"},
         "eval": {"--manifest", "--protocol", "--frames", "--resize", "--workers", "--format"}
         | {"--metric", "--curves", "--attributes", "--compare", "--json", "--quiet", "-q"},
         "weights": {"--json"},
