@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -175,10 +174,10 @@ class Predictor:
         if crf.find(self.crf).native:
             img = files.read(video, frame, "img")
             return (crf.refine(img, saliency, self.crf) * 255).astype(np.uint8)
-        clip = transforms.resize(load_clip(files, video, [frame], ("img",)), data.size)
+        clip = load_clip(files, video, [frame], ("img",))
+        clip = transforms.resize(clip, data.size, data.resize)
         img = crf.restored(clip["img"][0].permute(1, 2, 0).numpy(), data.mean, data.std)
-        labels = crf.refine(img, saliency, self.crf).astype(np.uint8)
-        return np.asarray(cv2.resize(labels, (width, height)) * 255, np.uint8)
+        return crf.mask(crf.refine(img, saliency, self.crf), (height, width))
 
 
 def group_length(data: Data) -> int:
@@ -207,7 +206,8 @@ def _load(files: Files, video: int, frames: Sequence[int], data: Data) -> Sample
     still = is_still(files.has_flow, data)
     keys = dict.fromkeys(("img", *(key.removeprefix("ref_") for key in data.inputs)))
     read = tuple(key for key in keys if not (still and key == "flow"))
-    clip = transforms.resize(load_clip(files, video, frames, read, data.flow), data.size)
+    clip = load_clip(files, video, frames, read, data.flow)
+    clip = transforms.resize(clip, data.size, data.resize)
     sample = transforms.to_float(clip, data)
     if still and "flow" in keys:
         sample["flow"] = torch.zeros_like(sample["img"])

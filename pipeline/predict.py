@@ -175,6 +175,7 @@ def _record(saved: checkpoint.Checkpoint, source: Source, crf: str | None) -> st
         "weights_sha256": digest.hexdigest(),
         "manifest_sha256": source.sha256(),
         "size": values["size"],
+        "resize": values["resize"],
         "frames": infer.group_length(saved.stage.data),
         "maps": recipe.to_dict(saved.stage.maps),
         "crf": crf,
