@@ -181,6 +181,7 @@ _STAGE = Stage(
         beside=BESIDE,
         labels=False,
         size=(320, 320),
+        resize="bicubic",
         anchor_stride={"DAVSOD_train": 5},
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),

@@ -131,6 +131,7 @@ _STAGE = Stage(
         datasets=("DUTS_pseudo",),
         inputs=("img",),
         size=(320, 320),
+        resize="bicubic",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),

@@ -13,6 +13,7 @@ the same call continues a chain that was killed.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,17 @@ from vsodpipe import (
 )
 from vsodpipe.a2s_tasks import TASKS
 from vsodpipe.checkpoint import Checkpoint
-from vsodpipe.errors import DataError, UsageError
-from vsodpipe.manifest import Source
+from vsodpipe.errors import DataError, UsageError, VsodpipeError
+from vsodpipe.frames import open_reader
+from vsodpipe.manifest import Source, require_flow
 from vsodpipe.progress import Reporter
+from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
 
 NAME = "a2s-v2"
 RECORD, SCORES = "chain.json", "scores.json"
+OF_LABELS = "relabel_from"
+"""Recipe key of stage 2 alone: stage 1 has no labels."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,9 @@ def started(run: Path) -> Options:
 def execute(chain: Chain, reporter: Reporter) -> dict[str, Any]:
     """Run what is missing of a chain; return its scores by task, method and data set.
 
-    Raises UsageError for a run folder that holds something else, and DataError for a manifest
-    without training data of the task.
+    A new one that fails before its first step leaves nothing behind. Raises UsageError for a run
+    folder that holds something else, and DataError for a manifest without training data of the
+    task, or without the second picture that stage 2 takes.
     """
     letters = _letters(chain)
     first = _stage1(chain.options, letters)
@@ -93,8 +99,15 @@ def execute(chain: Chain, reporter: Reporter) -> dict[str, Any]:
             "both stages begin with random weights; the published ones begin with MoCo-v2: "
             "--backbone-weights moco_v2_200ep_pretrain.pth.tar"
         )
-    _open(chain)
-    teacher = _trained(chain, "a2s", first, chain.source, chain.run / "stage1", reporter)
+    for letter in letters:
+        _check_second(chain, letter)
+    new = _open(chain)
+    try:
+        teacher = _trained(chain, "a2s", first, chain.source, chain.run / "stage1", reporter)
+    except VsodpipeError:
+        if new and not (chain.run / "stage1").exists():
+            media.remove(chain.run)
+        raise
     found: dict[str, Any] = {}
     for letter in letters:
         here = [n for n in _sets(chain.options, letter) if n in chain.source.names()]
@@ -103,9 +116,8 @@ def execute(chain: Chain, reporter: Reporter) -> dict[str, Any]:
         stage = second[letter]
         stage = replace(stage, data=replace(stage.data, datasets=tuple(labelled.names())))
         if stage.data.source == "store":
-            for name in labelled.names():
-                store = out / f"{name}.zarr"
-                pack.pack(labelled.split(name), labelled.root, store, stage.data.size, reporter)
+            for name, trained in zip(labelled.names(), here, strict=True):
+                _pack(chain.source, trained, labelled, name, out / f"{name}.zarr", reporter)
         model, run = TASKS[letter].network, chain.run / f"stage2-{letter}"
         student = _trained(chain, model, stage, labelled, run, reporter)
         found[letter] = _scores(chain, letter, student, out, run, reporter)
@@ -146,7 +158,8 @@ def _stage1(options: Options, letters: list[str]) -> Stage:
     order = models.stages("a2s")["cdot"].data.beside
     beside = tuple(key for key in order if key in seconds)
     stage = replace(stage, data=replace(stage.data, datasets=sets, beside=beside, labels=False))
-    return recipe.override(stage, list(options.assignments))
+    kept = [each for each in options.assignments if each.partition("=")[0].strip() != OF_LABELS]
+    return recipe.override(stage, kept)
 
 
 def _stage2(options: Options, letter: str) -> Stage:
@@ -157,8 +170,28 @@ def _stage2(options: Options, letter: str) -> Stage:
     return recipe.override(stage, list(options.assignments))
 
 
-def _open(chain: Chain) -> None:
-    """Write the record of a new chain, or find that it is the one of this run folder."""
+def _check_second(chain: Chain, letter: str) -> None:
+    """Raise DataError for a frame without the second picture: stage 2 would end at it, hours on."""
+    task, source = TASKS[letter], chain.source
+    if task.second is None:
+        return
+    wanted = (*_sets(chain.options, letter), *task.test)
+    for split in (source.split(name) for name in wanted if name in source.names()):
+        if task.second == "flow":
+            require_flow(split)
+        frames = ((video.name, frame) for video in split.videos for frame in video.frames)
+        if lacking := next((f"{v}/{f.name}" for v, f in frames if not getattr(f, task.second)), ""):
+            raise DataError(
+                f"{source.file}: {split.dataset}/{lacking} has no {task.second}, which "
+                f"{task.network} takes. Bring it, and write the manifest anew."
+            )
+
+
+def _open(chain: Chain) -> bool:
+    """Write the record of a new chain, or find that it is the one of this run folder.
+
+    Returns whether it is new.
+    """
     note = chain.run / RECORD
     record = {"options": asdict(chain.options), "manifest_sha256": chain.source.sha256()}
     text = json.dumps(record, indent=1).encode() + b"\n"
@@ -166,11 +199,13 @@ def _open(chain: Chain) -> None:
         if media.read_bytes(note) != text:
             raise UsageError(
                 f"{chain.run}: holds a chain with other options or another manifest. "
-                f"Name another folder with --run, or continue it with --resume {chain.run}."
+                "Name another folder with --run, or continue it with: --resume "
+                f"{shlex.quote(str(chain.run))}"
             )
-        return
+        return False
     runs.check_new(chain.run)
     media.write_bytes(note, text)
+    return True
 
 
 def _trained(
@@ -184,6 +219,20 @@ def _trained(
     job = runs.Job(model, source, chosen, run, chain.device, chain.workers, logs=chain.logs)
     train.train(job, reporter, resume=resume)
     return checkpoint.read(run, model)
+
+
+def _pack(
+    source: Source, trained: str, labelled: Source, name: str, store: Path, reporter: Reporter
+) -> None:
+    """Pack a training set with pseudo labels as the store of that set is packed: size and tier."""
+    opened = open_reader(source, trained, "store")
+    assert isinstance(opened, Store)
+    videos = range(len(opened.videos))
+    sizes = {opened.stored_size(int(opened.offsets[video])) for video in videos}
+    own = all(opened.stored_size(int(opened.offsets[v])) == opened.size(v) for v in videos)
+    size = None if own or len(sizes) > 1 else sizes.pop()
+    tier = opened.attributes["tier"]
+    pack.pack(labelled.split(name), labelled.root, store, size, reporter, tier=tier)
 
 
 def _scores(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsodpipe import flow_record, media
-from vsodpipe.card import card_of, cards
+from vsodpipe.card import PRIVATE, card_of, cards
 from vsodpipe.errors import DataError, UsageError, unknown
 from vsodpipe.listing import entries, is_folder, numbered, pictures
 
@@ -109,6 +109,15 @@ RESOLUTION = "480p"
 def data_root(data: Path | None) -> Path:
     """Return the data root: the option, else VSODPIPE_DATA, else ./datasets."""
     return data if data is not None else Path(os.environ.get("VSODPIPE_DATA") or "datasets")
+
+
+def cards_root(root: str) -> Path:
+    """Return whose private cards describe the data below `root`, a folder or URL.
+
+    Its own, where it has some, else those of the data root of this session.
+    """
+    own = "://" not in root and (Path(root) / PRIVATE).is_dir()
+    return Path(root) if own else data_root(None)
 
 
 def present(root: Path) -> list[str]:

@@ -84,7 +84,7 @@ def eval_(
     known = lists.read(attributes) if attributes else None
     reporter = Reporter(quiet)
     found = maps.find(folders, [inputs.open_manifest(place, reporter) for place in manifest])
-    used = [options.of(folder.split.dataset) for folder in found]
+    used = [options.of(folder) for folder in found]
     for column in chosen:
         if not any(one.defines(column) for one in used):
             names = ", ".join(dict.fromkeys(one.name for one in used))

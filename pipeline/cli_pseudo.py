@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,15 @@ from typing import Annotated
 import typer
 
 from vsodpipe import completion
-from vsodpipe.cli_app import DeviceOption, ForceOption, ManifestOption, QuietOption, app
+from vsodpipe.cli_app import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ManifestOption,
+    QuietOption,
+    app,
+    print_json,
+)
 from vsodpipe.errors import Interrupted, UsageError
 from vsodpipe.progress import Reporter
 
@@ -47,6 +56,7 @@ def pseudo(
     batch: Annotated[int, typer.Option(min=0, help="Frames at once; 0: 8 on CUDA, else 1.")] = 0,
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write what stage 1 of A2S-v2 says of its training data as a data set with labels."""
@@ -72,7 +82,15 @@ def pseudo(
     )
     network = a2s_tasks.TASKS[task].network if task in a2s_tasks.TASKS else "midnet"
     reporter.say(f"manifest: {made.file}")
-    reporter.say(f"Next: vsodpipe train {network} --manifest {made.file}")
+    following = shlex.join(["vsodpipe", "train", network, "--manifest", str(made.file)])
+    reporter.say(f"Next: {following}")
+    if as_json:
+        print_json(
+            {
+                "manifest": str(made.file),
+                "frames": {split.dataset: split.frames for split in made.manifest.datasets},
+            }
+        )
 
 
 def chain(
@@ -87,6 +105,7 @@ def chain(
     logs: list[str],
     workers: int | None,
     device: str,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Run `vsodpipe train a2s-v2`."""
@@ -104,6 +123,8 @@ def chain(
     elif task is None:
         raise UsageError("a2s-v2 needs --task: c RGB, d RGB-D, o video, t RGB-T, or cdot jointly.")
     else:
+        if backbone_weights and (file := Path(backbone_weights).expanduser()).is_file():
+            backbone_weights = str(file.absolute())  # --resume may come from another folder
         options = a2s_chain.Options(
             task, stage[0] if stage else None, tuple(assignments), backbone_weights
         )
@@ -119,10 +140,12 @@ def chain(
     except KeyboardInterrupt:
         if not (folder / a2s_chain.RECORD).is_file():
             raise
-        again = f"vsodpipe train a2s-v2 --manifest {manifest} --resume {folder}"
-        raise Interrupted(f"interrupted. Continue with: {again}") from None
+        again = ["vsodpipe", "train", "a2s-v2", "--manifest", manifest, "--resume", str(folder)]
+        raise Interrupted(f"interrupted. Continue with: {shlex.join(again)}") from None
     for line in a2s_chain.describe(found):
         reporter.say(line)
     reporter.say(f"scores: {folder / a2s_chain.SCORES}")
-    runs = " ".join(map(str, sorted(folder.glob("stage2-*"))))
-    reporter.say(f"Next: vsodpipe report {runs} --manifest {manifest}")
+    runs = shlex.join(map(str, sorted(folder.glob("stage2-*"))))
+    reporter.say(f"Next: vsodpipe report {runs} --manifest {shlex.quote(manifest)}")
+    if as_json:
+        print_json({"run": str(folder), "scores": found})

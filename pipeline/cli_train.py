@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,15 @@ from typing import Annotated
 import typer
 
 from vsodpipe import cli_pseudo, completion
-from vsodpipe.cli_app import DeviceOption, ManifestOption, QuietOption, app
-from vsodpipe.errors import Interrupted, UsageError
+from vsodpipe.cli_app import (
+    DeviceOption,
+    JsonOption,
+    ManifestOption,
+    QuietOption,
+    app,
+    print_json,
+)
+from vsodpipe.errors import Interrupted, UsageError, unknown
 from vsodpipe.progress import Reporter
 
 ModelArgument = Annotated[
@@ -121,6 +129,7 @@ def train(
         float, typer.Option(min=0.1, help="Most gigabytes that folder may hold.")
     ] = 16.0,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network on what a manifest holds, by its published recipe. Runs under torchrun."""
@@ -145,14 +154,16 @@ def train(
             logs=log or [],
             workers=workers,
             device=device,
+            as_json=as_json,
             quiet=quiet,
         )
         return
+    if model not in models.names():
+        raise unknown("model", model, (*models.names(), "a2s-v2"))
     if task is not None:
         raise UsageError("--task belongs to a2s-v2. A network has its tasks as stages: --stage.")
     if resume and (stage or file or assignments or backbone_weights or init or run or strict_data):
         raise UsageError("--resume takes the recipe of the run: leave out its other options.")
-    models.load(model)
     where = ranks.place(resolve(device))
     with ranks.joined(where) as joined:
         reporter = Reporter(quiet or not joined.first)
@@ -184,7 +195,10 @@ def train(
         except KeyboardInterrupt:
             if not (job.run / "run.json").is_file():
                 raise
-            again = f"vsodpipe train {model} --manifest {manifest} --resume {job.run}"
-            raise Interrupted(f"interrupted. Continue with: {again}") from None
+            again = ["vsodpipe", "train", model, "--manifest", manifest, "--resume", str(job.run)]
+            raise Interrupted(f"interrupted. Continue with: {shlex.join(again)}") from None
     reporter.say(f"weights: {last}")
-    reporter.say(f"Next: vsodpipe test {model} --checkpoint {job.run} --manifest {manifest}")
+    following = ["test", model, "--checkpoint", str(job.run), "--manifest", manifest]
+    reporter.say(f"Next: vsodpipe {shlex.join(following)}")
+    if as_json and joined.first:
+        print_json({"run": str(job.run), "weights": str(last)})

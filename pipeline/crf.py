@@ -96,6 +96,14 @@ def restored(
     return back
 
 
+def mask(labels: Floats, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return refined labels (H, W), 0 or 1, as a mask file of 0 and 255 at `size`.
+
+    Resized bilinearly and rounded, as A2S-v2 writes its pseudo labels.
+    """
+    return np.asarray(cv2.resize(labels.astype(np.uint8), size[::-1]) * 255, np.uint8)
+
+
 def soft_energy(probability: NDArray[np.floating], temperature: float = 1.05) -> Floats:
     """Return the energy of background minus that of foreground, of probabilities (H, W)."""
 

@@ -71,9 +71,9 @@ class Options:
             workers=workers or scoring.cores(),
         )
 
-    def of(self, dataset: str) -> Protocol:
-        """Return the protocol for a data set."""
-        found = self.protocol or protocols.of(dataset)
+    def of(self, folder: Folder) -> Protocol:
+        """Return the protocol for the data set of a folder of maps."""
+        found = self.protocol or protocols.of(folder.split.dataset, folder.cards)
         sizes = "bilinear" if self.resize else found.sizes
         return replace(found, frames=self.frames or found.frames, sizes=sizes)
 
@@ -104,7 +104,7 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
     """
     todo: list[Task] = []
     for folder in folders:
-        todo += _tasks(folder, options.of(folder.split.dataset), reporter)
+        todo += _tasks(folder, options.of(folder), reporter)
     found: dict[tuple[str, str], dict[str, Part]] = {task.key: {} for task in todo}
     title = "eval " + (folders[0].split.dataset if len(folders) == 1 else f"{len(folders)} folders")
     with reporter.task(title, scoring.total_frames(todo), "frame") as counter:
@@ -123,7 +123,7 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
         of_method = result["methods"].setdefault(
             folder.method, {"maps": str(folder.root), "datasets": {}}
         )
-        of_method["datasets"][dataset] = _summary(parts, options.of(dataset), folder, reporter)
+        of_method["datasets"][dataset] = _summary(parts, options.of(folder), folder, reporter)
     return result
 
 
@@ -147,7 +147,7 @@ def _tasks(folder: Folder, protocol: Protocol, reporter: Reporter) -> list[Task]
     chosen = {video: frames for video, frames in chosen.items() if frames}
     if not chosen:
         raise DataError(f"{split.dataset}: no frame of {source.file} has a mask.")
-    matched = maps.match(folder.path, split)
+    matched = maps.match(folder.path, split, folder.cards)
     wanted = {video: [name for name, _ in frames] for video, frames in chosen.items()}
     if lacking := maps.missing(matched, wanted):
         raise DataError(f"{folder.path}: {lacking}. Write the maps again, such as: vsodpipe test")
@@ -227,7 +227,7 @@ def _summary(
     videos = {video: _of_frames(part, protocol) for video, part in scored.items()}
     pooled = _pooled(scored.values())
     total = {"frame": _of_frames(pooled, protocol, ordered=False), "video": _mean(videos.values())}
-    found = card.card_of(folder.split.dataset)
+    found = card.card_of(folder.split.dataset, folder.cards)
     classes: dict[str, Unit] = {}
     if protocol.average == "class" or (found and found[0].key == "ytobj"):
         groups: dict[str, list[Unit]] = {}

@@ -29,9 +29,14 @@ Transfer = Callable[[Sequence[State], State], State]
 
 
 def check(job: Job) -> None:
-    """Raise UsageError where a stage's weights cannot follow from the stages before it."""
+    """Raise UsageError where a stage's weights cannot follow from the stages before it.
+
+    And for labels that are to be refined where the network learns without any.
+    """
     for number, stage in enumerate(job.stages):
         before = job.stages[number - 1]
+        if stage.relabel_from is not None and hasattr(models.load(job.model), "objective"):
+            raise UsageError(f"recipe key relabel_from: {job.model} does not learn from labels.")
         if stage.transfer:
             _transfer(job.model, stage)
         elif number and not stage.fresh and _built(stage) != _built(before):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -177,10 +176,10 @@ class Predictor:
         if crf.find(self.crf).native:
             img = files.read(video, frame, "img")
             return (crf.refine(img, saliency, self.crf) * 255).astype(np.uint8)
-        clip = transforms.resize(load_clip(files, video, [frame], ("img",)), data.size)
+        clip = load_clip(files, video, [frame], ("img",))
+        clip = transforms.resize(clip, data.size, data.resize)
         img = crf.restored(clip["img"][0].permute(1, 2, 0).numpy(), data.mean, data.std)
-        labels = crf.refine(img, saliency, self.crf).astype(np.uint8)
-        return np.asarray(cv2.resize(labels, (width, height)) * 255, np.uint8)
+        return crf.mask(crf.refine(img, saliency, self.crf), (height, width))
 
 
 def decided_by(saved: Checkpoint, crf: str | None) -> dict[str, Any]:
@@ -194,6 +193,7 @@ def decided_by(saved: Checkpoint, crf: str | None) -> dict[str, Any]:
         "model": saved.model,
         "weights_sha256": digest.hexdigest(),
         "size": values["size"],
+        "resize": values["resize"],
         "frames": group_length(saved.stage.data),
         "maps": recipe.to_dict(saved.stage.maps),
         "crf": crf,
@@ -226,7 +226,8 @@ def _load(files: Reader, video: int, frames: Sequence[int], data: Data) -> Sampl
     still = is_still(files.has_flow, data)
     keys = dict.fromkeys(("img", *(key.removeprefix("ref_") for key in data.inputs)))
     read = tuple(key for key in keys if not (still and key == "flow"))
-    clip = transforms.resize(load_clip(files, video, frames, read, data.flow), data.size)
+    clip = load_clip(files, video, frames, read, data.flow)
+    clip = transforms.resize(clip, data.size, data.resize)
     sample = transforms.to_float(clip, data)
     if still and "flow" in keys:
         sample["flow"] = torch.zeros_like(sample["img"])

@@ -15,6 +15,7 @@ from vsodpipe import optimisers
 from vsodpipe.errors import UsageError
 from vsodpipe.ranks import Ranks
 from vsodpipe.recipe import Stage
+from vsodpipe.relabel import Labels
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Learner:
     average: nn.Module | None
     """The network with the moving average of its weights, where the recipe asks for one."""
     stage: Stage
+    labels: Labels | None = None
+    """Refined labels, where the recipe asks for them."""
     best: float | None = None
     """The best validation score of the stage so far."""
 
@@ -67,6 +70,7 @@ class Learner:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "raw": None if self.average is None else self.network.state_dict(),
+            "labels": None if self.labels is None else self.labels.state(),
             "best": self.best,
         }
 
@@ -77,6 +81,8 @@ class Learner:
         self.best = state["best"]
         if state["raw"] is not None:
             self.network.load_state_dict(state["raw"])
+        if self.labels is not None:
+            self.labels.restore(state["labels"])
 
 
 def start(
@@ -102,7 +108,8 @@ def start(
             device_ids=[where] if where.type == "cuda" else None,
             find_unused_parameters=stage.unused,
         )
-    return Learner(network, forward, optimiser, scaler, autocast, where, average, stage)
+    labels = None if stage.relabel_from is None else Labels(stage.relabel_from)
+    return Learner(network, forward, optimiser, scaler, autocast, where, average, stage, labels)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vsodpipe import card, media
+from vsodpipe import card, catalogue, media
 from vsodpipe.errors import DataError
 from vsodpipe.manifest import Frame, Source, Split
 
@@ -49,6 +49,11 @@ class Folder:
     source: Source
     split: Split
 
+    @property
+    def cards(self) -> Path:
+        """The data root whose private cards count."""
+        return catalogue.cards_root(self.source.root)
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -71,7 +76,7 @@ def find(paths: Sequence[Path], sources: Sequence[Source]) -> list[Folder]:
     ((twice, count),) = Counter(split.dataset for _, split in splits).most_common(1)
     if count > 1:
         raise DataError(f"{twice} is in {count} manifests. Name one --manifest that holds it.")
-    names = _labels([split.dataset for _, split in splits])
+    names = _labels([(split.dataset, catalogue.cards_root(s.root)) for s, split in splits])
     found: dict[tuple[Path, str], tuple[Path, Source, Split]] = {}
     for path in paths:
         if not path.is_dir():
@@ -98,12 +103,12 @@ def find(paths: Sequence[Path], sources: Sequence[Source]) -> list[Folder]:
     ]
 
 
-def match(folder: Path, split: Split) -> Matched:
-    """Return the map of every frame that has one below `folder`.
+def match(folder: Path, split: Split, root: Path | None = None) -> Matched:
+    """Return the map of every frame that has one below `folder`; private cards are those of `root`.
 
     Raises DataError where two maps could be the same frame's, such as a .png and a .jpg.
     """
-    described = card.card_of(split.dataset)
+    described = card.card_of(split.dataset, root)
     official = described[0].official if described else str
     names = {name: _key(name, official) for name in _pictures(folder)}
     frames = [(video.name, frame) for video in split.videos for frame in video.frames]
@@ -161,18 +166,21 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _labels(datasets: Sequence[str]) -> dict[str, str]:
-    """Return what folders may be called, in plain letters, and the data set that is meant."""
-    full = {_letters(dataset): dataset for dataset in datasets}
+def _labels(datasets: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """Return what folders may be called, in plain letters, and the data set that is meant.
+
+    `datasets` are names, each with the root of its private cards.
+    """
+    full = {_letters(dataset): dataset for dataset, _ in datasets}
     short: dict[str, str] = {}
-    for dataset in datasets:
-        for name in _other_names(dataset):
+    for dataset, root in datasets:
+        for name in _other_names(dataset, root):
             short.setdefault(_letters(name), dataset)
     return {**short, **full}
 
 
-def _other_names(dataset: str) -> Iterator[str]:
-    found = card.card_of(dataset)
+def _other_names(dataset: str, root: Path) -> Iterator[str]:
+    found = card.card_of(dataset, root)
     if found is None:
         if dataset.endswith("_test"):
             yield dataset.removesuffix("_test")

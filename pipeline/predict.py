@@ -165,7 +165,7 @@ def _warn_of_flow(saved: checkpoint.Checkpoint, split: Split, reporter: Reporter
 def _record(saved: checkpoint.Checkpoint, source: Source, crf: str | None) -> str:
     """Return what decides the maps, as JSON."""
     decided = infer.decided_by(saved, crf)
-    rest = {key: decided.pop(key) for key in ("size", "frames", "maps", "crf")}
+    rest = {key: decided.pop(key) for key in ("size", "resize", "frames", "maps", "crf")}
     return json.dumps({**decided, "manifest_sha256": source.sha256(), **rest}, indent=1)
 
 

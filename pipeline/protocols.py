@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vsodpipe import card
@@ -205,10 +206,16 @@ def get(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def of(dataset: str) -> Protocol:
-    """Return the protocol that the data set's card names, `davis16` where there is no card."""
-    found = card.card_of(dataset)
-    return get(found[0].protocol or WITHOUT_CARD if found else WITHOUT_CARD)
+def of(dataset: str, root: Path | None = None) -> Protocol:
+    """Return the protocol that the data set's card names, `davis16` where there is no card.
+
+    Private cards are those of `root`. Raises UsageError for a card of an unknown protocol.
+    """
+    found = card.card_of(dataset, root)
+    name = found[0].protocol or WITHOUT_CARD if found else WITHOUT_CARD
+    if found and name not in PROTOCOLS:
+        raise unknown(f"protocol in {found[0].file}:", name, PROTOCOLS)
+    return get(name)
 
 
 def frames_rule(text: str) -> Frames:

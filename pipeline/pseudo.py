@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def write(
     for name, folder in zip(datasets, folders, strict=True):
         target = out / a2s_tasks.stage2_name(name)
         splits.append(_data_set(source, source.split(name), folder, target, force))
-    command = f"vsodpipe pseudo --checkpoint {saved.file} --manifest {source.file}"
-    made = Manifest(name=NAME, root=".", made_by=command, datasets=tuple(splits))
+    command = ["vsodpipe", "pseudo", "--checkpoint", str(saved.file)]
+    command += ["--manifest", str(source.file), "--out", str(out)]
+    made = Manifest(name=NAME, root=".", made_by=shlex.join(command), datasets=tuple(splits))
     manifest.write(made, out, out)
     return manifest.read(file)
 
@@ -89,6 +91,7 @@ def provenance(
         "checkpoint": str(saved.file),
         "checkpoint_sha256": hashlib.sha256(saved.file.read_bytes()).hexdigest(),
         "size": list(saved.stage.data.size),
+        "resize": saved.stage.data.resize,
         "crf": {"name": parameters, **asdict(crf.find(parameters))},
         "manifest": str(source.file),
         "manifest_sha256": source.sha256(),

@@ -61,6 +61,9 @@ class Data:
     """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
     size: tuple[int, int] = (384, 384)
     """Height and width in pixels to which a sample is resized."""
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pictures are resized, antialiased: bilinear, or by Pillow's bicubic filter and before
+    they are augmented; masks to the nearest pixel."""
     sample: Literal["clip", "frame", "group"] = "clip"
     """clip: T frames around an anchor; frame: one frame, without the T axis; group: T neighbours,
     so that the groups of a video cover it once an epoch."""
@@ -292,6 +295,9 @@ class Stage:
     """each: a batch takes an optimiser step at every scale, in this order; draw: at one of them."""
     scale_filter: Literal["bilinear", "aligned", "bicubic"] = "bilinear"
     """How a batch is resized; aligned: bilinear with aligned corners. None is antialiased."""
+    relabel_from: int | None = None
+    """Epoch, counted from 0, from which the label of a frame is replaced, after each step, by what
+    the network said of it; none: never. The files stay as they are."""
     loss_weights: dict[str, float] = field(default_factory=dict)
     """Head of the network -> factor of its loss, where it is not the network's own."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -318,6 +324,14 @@ class Stage:
             raise UsageError("recipe key scales: expected numbers above 0, such as [0.75, 1.0].")
         if not 0 <= self.ema < 1:
             raise UsageError(f"recipe key ema: expected a decay in 0..1, got {self.ema}.")
+        if self.relabel_from is not None:
+            _at_least_0(self, "relabel_from")
+            moved = self.augment.crop or self.augment.rotate
+            if not self.data.labels or self.data.clip != 1 or moved:
+                raise UsageError(
+                    "recipe key relabel_from: needs labels, single frames (data.clip=1) and no "
+                    "other change of place than a flip (augment.crop=0, augment.rotate=0)."
+                )
         if self.joins and not self.transfer:
             raise UsageError("recipe key joins: needs transfer, which says how they are joined.")
         if self.batch % self.accumulate:

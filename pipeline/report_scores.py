@@ -39,7 +39,7 @@ def scores(folders: Sequence[Folder], options: Options, reporter: Reporter) -> d
     the maps nor the manifest are newer. Raises what `evaluate.evaluate` raises.
     """
     saved = {
-        (folder.method, folder.split.dataset): _saved(folder, options.of(folder.split.dataset))
+        (folder.method, folder.split.dataset): _saved(folder, options.of(folder))
         for folder in folders
     }
     todo = [folder for folder in folders if saved[folder.method, folder.split.dataset] is None]
@@ -76,7 +76,10 @@ def _saved(folder: Folder, protocol: Protocol) -> dict[str, Any] | None:
         return None
     if not same or not all(keys) or os.path.abspath(folder.source.file) not in known:
         return None
-    files = [folder.source.file, *maps.match(folder.path, folder.split).files.values()]
+    files = [
+        folder.source.file,
+        *maps.match(folder.path, folder.split, folder.cards).files.values(),
+    ]
     newest = max(os.stat(file).st_mtime_ns for file in files)
     return found if os.stat(file).st_mtime_ns >= newest else None
 

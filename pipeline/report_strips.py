@@ -185,7 +185,7 @@ class _Video:
         self.frames = frames[1:-1] if protocol["frames"] == "trim" else frames
         self.has_flow = any(frame.flow is not None for frame in self.frames)
         self._source, self._choice = source, choice
-        self._maps = [maps.match(folder.path, split).files for folder in folders]
+        self._maps = [maps.match(f.path, split, f.cards).files for f in folders]
 
     def pair(self, method: int, frame: int) -> tuple[Image, NDArray[np.bool_]]:
         """Return the map of a method and the mask of a frame, of one size."""

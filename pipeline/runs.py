@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,7 +80,8 @@ class Job:
 def check_new(run: Path) -> None:
     """Raise UsageError for a folder that holds something: two runs never mix."""
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        again = f" Continue it with --resume {run}." if (run / "run.json").is_file() else ""
+        again = f" Continue it with --resume {shlex.quote(str(run))}."
+        again = again if (run / "run.json").is_file() else ""
         raise UsageError(f"{run}: is there already. Name another folder with --run.{again}")
 
 

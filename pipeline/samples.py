@@ -85,7 +85,8 @@ class Samples:
     ) -> dict[str, NDArray[Any]]:
         """Return the arrays of `keys`, augmented and at the size of the recipe.
 
-        uint8 (B, T, H, W, C), flow as vectors float32 (B, T, 2, H, W).
+        uint8 (B, T, H, W, C), flow as vectors float32 (B, T, 2, H, W); beside labels that may be
+        refined `flipped`, bool (B, T).
         """
         count = len(picks), len(frames[0])
         height, width = size = tuple(self._stage.data.size)
@@ -97,13 +98,17 @@ class Samples:
                 channels = 1 if key == "gt" else 3
                 shape = (*count, height, width, channels)
                 arrays[key] = self._take(shape, np.uint8, self._stage.data.uint8)
+        flipped = np.zeros(count, np.bool_)
         ready = [self._whole and self._stored(p.reader, p.video, size) for p in picks]
         for key, array in arrays.items():
             self._read_stored(picks, frames, ready, key, array)
         for number, (pick, wanted) in enumerate(zip(picks, frames, strict=True)):
             if not ready[number]:
                 out = {k: a[number] for k, a in arrays.items() if self._has(pick, k)}
-                self._read_clip(pick, wanted, out, one_draw=wanted is pick.frames)
+                one_draw = wanted is pick.frames
+                flipped[number] = self._read_clip(pick, wanted, out, one_draw=one_draw)
+        if "gt" in keys and self._stage.relabel_from is not None:
+            arrays["flipped"] = flipped
         return arrays
 
     def _has(self, pick: Pick, key: str) -> bool:
@@ -151,18 +156,24 @@ class Samples:
 
     def _read_clip(
         self, pick: Pick, frames: tuple[int, ...], out: dict[str, NDArray[Any]], *, one_draw: bool
-    ) -> None:
-        """Read one clip, change it by its random draw, resize it, and put it into its places."""
+    ) -> bool:
+        """Read one clip, change it by its random draw, resize it, and put it into its places.
+
+        Returns whether it was flipped.
+        """
         data, reader = self._stage.data, self._readers[pick.reader]
         clip = load_clip(reader, pick.video, frames, tuple(out), data.flow)
         # one draw holds for the frames of a clip, every reference has its own
         parts = [clip] if one_draw else [_frame(clip, t) for t in range(len(frames))]
         native = reader.size(pick.video)
-        parts = [transforms.augment(c, self._stage.augment, pick.rng, native) for c in parts]
-        parts = [transforms.resize(c, data.size) for c in parts]
+        if data.resize == "bicubic":  # then flips: masks differ by a pixel in the other order
+            parts = [transforms.resize(c, data.size, data.resize) for c in parts]
+        drawn = [transforms.augment(c, self._stage.augment, pick.rng, native) for c in parts]
+        parts = [transforms.resize(c, data.size, data.resize) for c, _ in drawn]
         for key, array in out.items():
             value = torch.cat([part[key] for part in parts])
             array[...] = value if self._vectors(key) else value.permute(0, 2, 3, 1).numpy()
+        return drawn[0][1]
 
     def _tensor(self, key: str, array: NDArray[Any]) -> torch.Tensor:
         """Return (B, T, C, H, W), as float32 unless the recipe asks for uint8."""

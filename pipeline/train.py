@@ -197,6 +197,8 @@ def _step(job: Job, state: Learner, batch: Sample, place: Position) -> float:
             sample = scales.resized(
                 feed.on_device(part, state.device, job.model, state.stage.data), size, state.stage
             )
+            if state.labels is not None:
+                sample = state.labels.put(sample)
             with state.alone(last=number == len(parts)):
                 loss = share * _loss(job.model, state, sample, place.epoch)
                 state.scaler.scale(loss).backward()
@@ -204,6 +206,8 @@ def _step(job: Job, state: Learner, batch: Sample, place: Position) -> float:
         losses.append(value)
         if math.isfinite(value):
             state.finish()
+    if state.labels is not None:
+        state.labels.keep(job.ranks)
     return sum(losses) / len(losses)
 
 
@@ -216,6 +220,8 @@ def _loss(model: str, state: Learner, sample: Sample, epoch: int) -> Tensor:
         return found
     with state.autocast:
         logits = state.forward(*(sample[key] for key in stage.data.inputs))
+    if state.labels is not None and epoch >= state.labels.start:
+        state.labels.take(sample, logits["saliency"])
     for head in stage.loss_weights:
         if head not in logits:
             heads = (f"loss_weights.{name}" for name in logits)

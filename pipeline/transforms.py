@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -32,10 +33,11 @@ def changes(options: Augment) -> bool:
 
 def augment(
     clip: Clip, options: Augment, rng: np.random.Generator, native: tuple[int, int]
-) -> Clip:
+) -> tuple[Clip, bool]:
     """Return the clip after one random draw of crop, flip, rotation and colour, in this order.
 
-    `native` is the (H, W) that the crop's pixels refer to: a store holds the frames smaller.
+    Beside it stands whether it was flipped. `native` is the (H, W) that the crop's pixels refer to:
+    a store holds the frames smaller.
     """
     height, width = clip["img"].shape[-2:]
     if options.crop:
@@ -45,29 +47,42 @@ def augment(
             max(1, width - round(int(cut_x) * width / native[1])),
         ]
         clip = {key: F.center_crop(value, size) for key, value in clip.items()}
-    if rng.random() < options.flip:
+    flipped = bool(rng.random() < options.flip)
+    if flipped:
         clip = {key: _flip(value) for key, value in clip.items()}
     if options.rotate and rng.random() < options.rotate_probability:
         angle = float(rng.uniform(-options.rotate, options.rotate))
         clip = {key: _rotate(key, value, angle) for key, value in clip.items()}
-    return {**clip, "img": _colour(clip["img"], options, rng)}
+    return {**clip, "img": _colour(clip["img"], options, rng)}, flipped
 
 
-def resize(clip: Clip, size: tuple[int, int]) -> Clip:
-    """Return the clip at `size` (H, W): pictures bilinear and antialiased, masks nearest."""
-    return {key: _resize(key, value, size) for key, value in clip.items()}
+def resize(clip: Clip, size: tuple[int, int], rule: str = "bilinear") -> Clip:
+    """Return the clip at `size` (H, W): pictures antialiased by `rule`, masks nearest.
+
+    `rule` is bilinear or bicubic; vectors are bilinear in either case.
+    """
+    return {key: _resize(key, value, size, rule) for key, value in clip.items()}
 
 
-def _resize(key: str, value: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(key: str, value: Tensor, size: tuple[int, int], rule: str) -> Tensor:
     height, width = value.shape[-2:]
     if (height, width) == size:
         return value
     if key == "gt":
         return F.resize(value, list(size), InterpolationMode.NEAREST_EXACT)
+    if rule == "bicubic" and not _vectors(value):
+        return torch.stack([_bicubic(picture, size) for picture in value])
     resized = F.resize(value, list(size), InterpolationMode.BILINEAR, antialias=True)
     if _vectors(value):
         resized = resized * torch.tensor([size[1] / width, size[0] / height]).view(2, 1, 1)
     return resized
+
+
+def _bicubic(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    # by Pillow, as published: torch's differs by a grey level in one pixel of two hundred
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    made = np.array(image.resize(size[::-1], Image.Resampling.BICUBIC))
+    return torch.from_numpy(made).permute(2, 0, 1)
 
 
 def _vectors(value: Tensor) -> bool:

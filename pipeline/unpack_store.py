@@ -34,7 +34,8 @@ def unpack(store: Store, out: Path, reporter: Reporter, *, force: bool = False) 
     target = out / store.dataset
     if target.exists() and not force:
         raise DataError(f"{target}: is there already. Use --force, or another --out.")
-    stills = _is_of_pictures(store.dataset)
+    owner = catalogue.card_of(store.dataset, catalogue.cards_root(str(out)))
+    stills = owner is not None and owner[0].kind == "image"
     with media.replacing(target) as folder:
         with reporter.task(f"unpack {store.dataset}", len(store), "frame") as counter:
             for video, name in enumerate(store.videos):
@@ -45,11 +46,6 @@ def unpack(store: Store, out: Path, reporter: Reporter, *, force: bool = False) 
                     _record(store, key, _folder(folder, name, key, stills))
         media.remove(target)
     return target
-
-
-def _is_of_pictures(dataset: str) -> bool:
-    owner = catalogue.card_of(dataset)
-    return owner is not None and owner[0].kind == "image"
 
 
 def _folder(base: Path, video: str, key: str, stills: bool) -> Path:

@@ -1,6 +1,7 @@
 """A2S-v2 from pictures to scores on made miniatures: second pictures, pseudo labels, the chain."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from vsodpipe import a2s_chain, crf, feed, manifest, media, models, pack, predict, runs, synth
+from vsodpipe import (
+    a2s_chain,
+    crf,
+    feed,
+    manifest,
+    media,
+    models,
+    pack,
+    predict,
+    reader,
+    runs,
+    synth,
+    train,
+)
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
@@ -180,7 +194,7 @@ def test_the_chain_of_rgb_d(
 def test_a_chain_that_was_killed_continues(
     mini: Source, tmp_path: Path, quiet: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignments = ("steps_per_epoch=1", "data.size=[64,64]", "data.source=files")
+    assignments = ("steps_per_epoch=1", "data.size=[64,64]", "data.source=files", "relabel_from=0")
     options = a2s_chain.Options("t", "debug", assignments)
 
     def chain(name: str) -> a2s_chain.Chain:
@@ -235,6 +249,7 @@ def test_the_joint_chain_from_stores(mini: Source, tmp_path: Path, vsodpipe: Run
         (("a2s-v2",), "a2s-v2 needs --task"),
         (("a2s-v2", "--task", "o"), "task o trains on DAVIS_train, DAVSOD_train"),
         (("a2s-v2", "--task", "x"), "unknown task 'x'"),
+        (("a2s-v3", "--task", "d"), "unknown model 'a2s-v3'. Did you mean a2s-v2"),
         (("a2s-v2", "--task", "d", "--compile"), "a2s-v2 takes no --recipe"),
         (("a2s", "--task", "d"), "--task belongs to a2s-v2"),
     ],
@@ -253,3 +268,110 @@ def test_two_letter_codes_name_data_sets(mini: Source) -> None:
     assert predict.choose_datasets(mini, ["DUTS_train"]) == ["DUTS_train"]
     with pytest.raises(UsageError, match="oe"):
         predict.choose_datasets(mini, ["oe"])
+
+
+def test_the_chain_of_video_from_stores_and_files(
+    with_flow: Path, tmp_path: Path, vsodpipe: Run
+) -> None:
+    """With flow, and frames larger than the network's: the same losses and scores to the bit."""
+    for kind in ("train", "test"):
+        (with_flow / f"TINY_{kind}").rename(with_flow / f"DAVIS_{kind}")
+    quiet = Reporter(quiet=True)
+    made = manifest.build([], with_flow, tmp_path / "m", quiet)["davis"]
+    source = manifest.read(manifest.write(made, tmp_path / "m", with_flow)[0])
+    split = source.split("DAVIS_train")
+    pack.pack(split, source.root, with_flow / "DAVIS_train.zarr", None, quiet, tier="lossless")
+    call = ("train", "a2s-v2", "--task", "o", "--manifest", source.file, "--json")
+    small = ("--stage", "debug", "--set", "steps_per_epoch=2", "--set", "data.size=[32,48]")
+    found = {}
+    for kind in ("files", "store"):
+        run = ("--run", f"of {kind}", "--set", f"data.source={kind}")
+        code, out, err = vsodpipe(*call, *small, *run)
+        assert code == 0, err
+        assert "flow for the loss: DAVIS_train" in err
+        events = Path(f"of {kind}", "stage2-o", "events.jsonl").read_text().splitlines()
+        losses = [json.loads(row)["loss"] for row in events]
+        assert len(losses) == 2
+        found[kind] = losses, json.loads(out)["scores"]
+        assert Path(f"of {kind}", "pseudo-o", "DAVIS_pseudo.zarr").is_dir() == (kind == "store")
+    assert found["files"] == found["store"]
+    assert list(found["store"][1]["o"]) == ["pseudo labels", "stage 2"]
+    stored = reader.open_store("of store/pseudo-o/DAVIS_pseudo.zarr")
+    assert stored.attributes["tier"] == "lossless" and stored.stored == split.videos[0].size
+    # a store of another size: that of the labels is like it
+    pack.pack(split, source.root, with_flow / "DAVIS_train.zarr", (40, 56), quiet, force=True)
+    labelled = manifest.read(Path("of store/pseudo-o/pseudo.json"))
+    given = (source, "DAVIS_train", labelled, "DAVIS_pseudo", tmp_path / "like.zarr", quiet)
+    a2s_chain._pack(*given)
+    assert reader.open_store(str(tmp_path / "like.zarr")).stored == (40, 56)
+
+
+def test_what_is_wrong_shows_at_once_and_leaves_nothing(
+    mini: Source, tmp_path: Path, vsodpipe: Run
+) -> None:
+    torch.save({"state_dict": {"module.encoder_k.conv1.weight": torch.zeros(1)}}, "moco.pth.tar")
+    call = ("train", "a2s-v2", "--task", "d", "--run", "run", *SMALL)
+    wrong = ("--backbone-weights", "moco.pth.tar")
+    code, _, err = vsodpipe(*call, "--manifest", mini.file, *wrong)
+    assert code == 2 and "expected a file of MoCo-v2" in err and not Path("run").exists()
+    # stage 1 could do without depth, stage 2 cannot: it is said before hours of the first
+    split = mini.split("NJUD_test")
+    video = split.videos[0].model_copy(
+        update={"frames": (replace(split.videos[0].frames[0], depth=None),)}
+    )
+    lacking = split.model_copy(update={"videos": (video, *split.videos[1:])})
+    others = [s for s in mini.manifest.datasets if s is not split]
+    changed = mini.manifest.model_copy(update={"datasets": (*others, lacking), "name": "no"})
+    file = manifest.write(changed, tmp_path / "m", tmp_path / "datasets")[0]
+    code, _, err = vsodpipe(*call, "--manifest", file)
+    assert code == 2 and "NJUD_test/p0/p0 has no depth, which midnet takes" in err
+    assert not Path("run").exists()
+
+
+def test_hints_can_be_pasted(
+    mini: Source, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders with blanks are quoted; the chain continues with what is said."""
+    place = tmp_path / "my manifest.json"
+    text = json.loads(Path(mini.file).read_text()) | {"root": "datasets"}
+    place.write_text(json.dumps(text))
+    real, calls = train._step, []
+
+    def killed(*given: object) -> float:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "_step", killed)
+    call = ("train", "a2s-v2", "--task", "t", "--manifest", place, "--run", "my run", *SMALL)
+    code, _, err = vsodpipe(*call)
+    assert code == 130
+    hint = err.partition("Continue with: ")[2].splitlines()[0]
+    words = shlex.split(hint)
+    assert words == [
+        "vsodpipe",
+        *map(str, call[:2]),
+        "--manifest",
+        str(place),
+        "--resume",
+        "my run",
+    ]
+    code, out, err = vsodpipe(*words[1:], "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == "my run" and list(json.loads(out)["scores"]["t"]) == [
+        "pseudo labels",
+        "stage 2",
+    ]
+    one = ("train", "midnet", "--manifest", "my run/pseudo-t/pseudo.json", "--stage", "t")
+    small = (*SMALL[2:], "--set", "network.width=8", "--set", "epochs=2", "--set", "batch=2")
+    calls.clear()
+    code, _, err = vsodpipe(*one, *small, "--run", "it's")
+    assert code == 130 and shlex.split(err.partition("with: ")[2])[-2:] == ["--resume", "it's"]
+    code, out, _ = vsodpipe(
+        *("pseudo", "--checkpoint", "my run/stage1", "--manifest", place, "--task", "t"),
+        *("--out", "my labels", "--json"),
+    )
+    assert code == 0
+    made = {"manifest": "my labels/pseudo.json", "frames": {"VT5000_pseudo": 3}}
+    assert json.loads(out) == made

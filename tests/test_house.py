@@ -29,7 +29,7 @@ ROOMS = [
     ["recipe_text"],
     ["recipe", "progress", "devices", "ranks", "meter", "signals", "flow_ahead", "flow_entries"],
     ["threads", "weight_file"],
-    ["levels", "loggers", "optimisers", "scales"],
+    ["levels", "loggers", "optimisers", "relabel", "scales"],
     ["media", "card"],
     ["manifest_text"],
     ["flow_record", "listing", "tree", "masks", "unpack", "shards", "place", "shard_cache"],
@@ -38,7 +38,7 @@ ROOMS = [
     ["a2s_scores"],
     ["metrics", "synth", "cluster", "locate", "fetch", "order", "batches"],
     ["layout_files", "metrics_batch"],
-    ["crf", "a2s_data", "a2s_tasks"],
+    ["crf", "a2s_tasks"],
     ["sheet", "catalogue", "sampling", "transforms", "plan"],
     ["protocols", "scoring", "attributes"],
     ["manifest", "importer", "inventory", "sources"],
@@ -262,9 +262,11 @@ def test_flag_list() -> None:
         | {"--resume", "--workers", "--device", "--quiet", "-q"}
         | {"--cache-dir", "--cache-size"}
         | {"--recipe", "--strict-data", "--log", "--compile"}
-        | {"--task"},
+        | {"--task"}
+        | {"--json"},
         "pseudo": {"--checkpoint", "--manifest", "--task", "--dataset", "--out", "--crf"}
-        | {"--batch", "--device", "--force", "--quiet", "-q"},
+        | {"--batch", "--device", "--force", "--quiet", "-q"}
+        | {"--json"},
         "recipe": {"--stage", "--recipe", "--set"},
         "test": {"--checkpoint", "--manifest", "--dataset", "--out", "--device", "--force"}
         | {"--crf", "--batch"}

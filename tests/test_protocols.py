@@ -1,5 +1,7 @@
 """Which frames count and how values are averaged, worked out by hand for every protocol."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,13 @@ from typing import Any
 import pytest
 
 from map_sets import Columns, columns, make_source, write, write_maps
-from vsodpipe import card, evaluate, maps, protocols
+from vsodpipe import card, evaluate, maps, media, protocols
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.evaluate import Options
 from vsodpipe.progress import Reporter
 from vsodpipe.protocols import METRICS, PROTOCOLS
 
+Run = Callable[..., tuple[int, str, str]]
 VIDEOS: Columns = {"camel": [5, 2, 3, 5], "dog": [0, 4, 4, 3, 0]}
 """J is a fifth of each number, MAE (5 - number) / 10; a map of no columns is black: MAE 0.5."""
 
@@ -162,3 +165,49 @@ def test_names_are_checked() -> None:
     assert protocols.metric("max F").key == "max_f"
     with pytest.raises(UsageError, match="Did you mean max_f"):
         protocols.metric("maxf")
+
+
+LAB = """
+name = "Lab"
+title = "Videos of the lab"
+home = "https://lab.example"
+protocol = "{}"
+folders = ["labs"]
+[[layouts]]
+img = "{{video}}/{{frame}}.jpg"
+[splits.test]
+videos = {{ one = 4 }}
+[rename]
+"old-(.*)" = "\\\\1"
+"""
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_private_card_names_protocol_folder_and_videos(
+    beside: bool, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the manifest's own root, or, where that has no cards, of the data root of the session."""
+    given: Columns = {"one": [4, 4, 2, 3]}
+    source = make_source(tmp_path / "data", {"Lab_test": given})
+    for t in range(4):  # the page shows them
+        write(tmp_path / "data" / "Lab_test" / "one" / "RGB" / f"{t:05d}.jpg", columns(5))
+    write_maps(tmp_path / "maps" / "labs", {"old-one": given["one"]})
+    home = tmp_path / ("data" if beside else "home")
+    file = home / "cards" / "lab.toml"
+    media.write_bytes(file, LAB.format("tmo").encode())
+    if not beside:
+        monkeypatch.setenv("VSODPIPE_DATA", str(home))
+    call = ("--manifest", source.file, "--json")
+    code, out, err = vsodpipe("eval", "maps", *call)
+    assert code == 0, err
+    found = json.loads(out)["methods"]["maps"]["datasets"]["Lab_test"]
+    assert found["protocol"]["name"] == "tmo" and found["total"]["frames"] == 4
+    assert found["total"]["j_mean"] == pytest.approx((0.8 + 0.8 + 0.4 + 0.6) / 4)
+    code, out, err = vsodpipe("report", "maps", *call)
+    assert code == 0, err
+    assert "tmo" in Path(json.loads(out)["page"]).read_text()
+    code, out, _ = vsodpipe("eval", "maps", *call, "--protocol", "davsod")
+    assert json.loads(out)["methods"]["maps"]["datasets"]["Lab_test"]["total"]["frames"] == 2
+    media.write_bytes(file, LAB.format("tmmo").encode())
+    code, _, err = vsodpipe("eval", "maps", *call)
+    assert code == 2 and f"unknown protocol in {file}: 'tmmo'. Did you mean tmo" in err
