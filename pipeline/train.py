@@ -35,7 +35,7 @@ from vsodpipe import (
     scales,
     validate,
 )
-from vsodpipe.errors import VsodpipeError, unknown
+from vsodpipe.errors import VsodpipeError
 from vsodpipe.feed import Feed
 from vsodpipe.learner import Learner
 from vsodpipe.loggers import Log
@@ -216,10 +216,6 @@ def _loss(model: str, state: Learner, sample: Sample, epoch: int) -> Tensor:
         return found
     with state.autocast:
         logits = state.forward(*(sample[key] for key in stage.data.inputs))
-    for head in stage.loss_weights:
-        if head not in logits:
-            heads = (f"loss_weights.{name}" for name in logits)
-            raise unknown("recipe key", f"loss_weights.{head}", heads)
     return module.loss(logits, sample, stage.loss_weights)
 
 
