@@ -14,7 +14,8 @@ to be edited. Files whose name starts with `_` are shared helpers. The file of a
                 and its reference frames)
     loss        loss(logits, sample, weights={}) -> the number to minimise: what forward returned in
                 training mode, the batch (`gt` in 0..1, `valid` where frames may lack an
-                annotation) and the factors of single heads, by name, where the recipe has others
+                annotation) and the factors of its parts, by name, where the recipe has others
+    LOSSES      names of those parts: heads of the network that have a loss, or terms of one
     TAKES       only where `--init` may name weights of other networks, too: their names
     objective   only where a step is more than forward and loss: objective(network, sample, stage,
                 epoch) -> the number to minimise; random numbers come from torch's generator
@@ -53,6 +54,7 @@ class Model(Protocol):
     Options: type[Any]
     STAGES: tuple[Stage, ...]
     CHAIN: tuple[str, ...]
+    LOSSES: tuple[str, ...]
     SAMPLING: Sampling
 
     def build(self, options: Any) -> nn.Module:

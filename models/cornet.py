@@ -120,6 +120,7 @@ def loss(
     return each.sum() / max(len(gt), 1)
 
 
+LOSSES = ("saliency",)
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("c",)
 

@@ -337,6 +337,7 @@ def loss(
     return total.sum() / max(len(gt), 1)
 
 
+LOSSES = ("saliency", *SIDES)
 SAMPLING: Literal["clip"] = "clip"
 CHAIN = ("pretrain", "finetune")
 

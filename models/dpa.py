@@ -225,6 +225,7 @@ def pretrained(
 
 
 loss = dpa_pretrain.loss
+LOSSES = dpa_pretrain.LOSSES
 SAMPLING: Literal["references"] = "references"
 CHAIN = ("pretrain", "finetune")
 TAKES = ("dpa_pretrain",)

@@ -57,8 +57,14 @@ def cosine_map(p: Tensor, x: Tensor) -> Tensor:
 
     The published code divides by zero where a pixel is all zeros; here its cosine is 0.
     """
-    cosines = F.normalize(p, dim=-1) @ F.normalize(x.flatten(2), dim=1)
+    cosines = _unit(p, -1) @ _unit(x.flatten(2), 1)
     return cosines.unflatten(-1, x.shape[-2:])
+
+
+def _unit(x: Tensor, dim: int) -> Tensor:
+    """Return x by its length along `dim`; what has none stays 0, with a gradient in proportion."""
+    length = x.norm(dim=dim, keepdim=True)
+    return x / length.where(length > 1e-12, 1.0)
 
 
 class Attention(nn.Module):
@@ -297,9 +303,10 @@ def build(options: Options) -> DPAPretrain:
 def soft_iou(p: Tensor, gt: Tensor) -> Tensor:
     """Return sum of minima / sum of maxima of p and gt, both (B, 1, H, W), of each sample: (B,)."""
     p, g = p.flatten(1), gt.float().flatten(1)
-    # torch.minimum would share the gradient of a tie, which here goes to the mask: none is left
+    # torch.minimum would share the gradient of a tie, which here goes to the mask: none is left.
+    # What is no number stays in the union: a loss that left it out would be 0.
     both = torch.where(p < g, p, g).sum(1)
-    return both / torch.where(p > g, p, g).sum(1).clamp_min(1e-12)
+    return both / torch.where(p <= g, g, p).sum(1).clamp_min(1e-12)
 
 
 def loss(
@@ -322,6 +329,7 @@ def loss(
     return total.sum() / (len(HEADS) * max(len(gt), 1))
 
 
+LOSSES = HEADS
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("pretrain",)
 
@@ -335,6 +343,7 @@ _PRETRAIN = Stage(
         size=(512, 512),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
+        masks="soft",
     ),
     augment=Augment(
         crop=30,

@@ -242,6 +242,7 @@ def loss(
 PAPER_WEIGHTS = {"side5": 0.4, "side4": 0.4, "side3": 0.8, "side2": 0.8}
 """Weights of the side outputs in the paper; the published code has them, switched off."""
 
+LOSSES = HEADS
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("train",)
 
@@ -258,6 +259,7 @@ STAGES: tuple[Stage, ...] = (
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             normalise_flow=True,
+            masks="soft",
             without_flow="zero",
         ),
         optim=Optim(
@@ -286,6 +288,7 @@ STAGES: tuple[Stage, ...] = (
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             normalise_flow=True,
+            masks="soft",
             without_flow="zero",
         ),
         optim=Optim(kind="adam", lr=2e-3, weight_decay=5e-4),

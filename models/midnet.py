@@ -188,6 +188,7 @@ def loss(
     return each.sum() / max(len(gt), 1)
 
 
+LOSSES = tuple(HEAD_WEIGHTS)
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("o",)
 

@@ -285,6 +285,7 @@ def published(states: Sequence[Mapping[str, Tensor]], initial: object) -> dict[s
     return dict(states[0])
 
 
+LOSSES = HEADS
 SAMPLING: Literal["frame"] = "frame"
 CHAIN = ("pretrain_rgb", "pretrain_flow", "finetune")
 
@@ -299,6 +300,7 @@ _DATA = Data(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     normalise_flow=True,
+    masks="soft",
 )
 _GROUPS = replace(_DATA, sample="group", clip=5)
 

@@ -94,6 +94,9 @@ def execute(chain: Chain, reporter: Reporter) -> dict[str, Any]:
     letters = _letters(chain)
     first = _stage1(chain.options, letters)
     second = {letter: _stage2(chain.options, letter) for letter in letters}
+    stages.check_losses("a2s", [first])
+    for letter, stage in second.items():
+        stages.check_losses(TASKS[letter].network, [stage])
     if first.network.backbone_weights is None:
         reporter.warn(
             "both stages begin with random weights; the published ones begin with MoCo-v2: "

@@ -158,7 +158,13 @@ def clips(stage: Stage, feed: Feed, job: Place, ranks: Ranks, reporter: Reporter
         for name in feed.datasets
     ]
     height, width = stage.data.size
+    soft = stage.data.labels and stage.data.masks == "soft"
     for reader in readers:
+        if isinstance(reader, Store) and soft:
+            reporter.warn(
+                f"{reader.path} holds masks of 0 and 1, without the grey edges that "
+                "data.masks=soft trains on. Use --set data.source=files for them."
+            )
         if isinstance(reader, Store) and (reader.stored[0] < height or reader.stored[1] < width):
             reporter.warn(
                 f"{reader.path} holds {reader.stored[1]}x{reader.stored[0]}, enlarged to "

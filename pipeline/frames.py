@@ -23,6 +23,8 @@ Sample = dict[str, Any]
 
 FLOW_SCALE = 1 / 64
 """Pixels of one step of a store's int16 flow."""
+WHITE = np.uint8(255)
+"""What 1 in a store's mask is as a grey level."""
 
 
 class Reader(Protocol):
@@ -80,9 +82,10 @@ class Files:
         """Return the native (height, width) of a video."""
         return self._split.videos[video].size
 
-    def read(self, video: int, frame: int, key: str) -> NDArray[np.uint8]:
+    def read(self, video: int, frame: int, key: str, *, soft: bool = False) -> NDArray[np.uint8]:
         """Return a picture as uint8 RGB (H, W, 3), `gt` as uint8 (H, W) of 0 and 1.
 
+        With `soft`, `gt` is the grey levels of the file, 0 to 255.
         Raises DataError for a file that is not there, is damaged, or has another size than the
         manifest says.
         """
@@ -92,7 +95,10 @@ class Files:
             place = f"{self.dataset}/{self.videos[video]}/{entry.name}"
             raise DataError(f"{self._source.file}: {place} has no {key}.")
         path = self._source.path(relative)
-        array = media.read_mask(path).view(np.uint8) if key == "gt" else media.read_image(path)
+        if key != "gt":
+            array = media.read_image(path)
+        else:
+            array = media.read_soft_mask(path) if soft else media.read_mask(path).view(np.uint8)
         height, width = self.size(video)
         if array.shape[:2] != (height, width):
             found = f"{array.shape[1]}x{array.shape[0]}"
@@ -114,11 +120,18 @@ def array_of(key: str, flow: str) -> str:
 
 
 def load_clip(
-    reader: Reader, video: int, frames: Sequence[int], keys: tuple[str, ...], flow: str = "picture"
+    reader: Reader,
+    video: int,
+    frames: Sequence[int],
+    keys: tuple[str, ...],
+    flow: str = "picture",
+    *,
+    soft: bool = False,
 ) -> transforms.Clip:
     """Return the tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask.
 
-    Raises DataError for what does not decode, and for flow as vectors from files.
+    With `soft`, masks are grey levels, 0 to 255, those of a store 0 and 255. Raises DataError for
+    what does not decode, and for flow as vectors from files.
     """
     annotated = reader.annotated(video)
     tensors: transforms.Clip = {}
@@ -128,6 +141,8 @@ def load_clip(
         for frame in frames:
             if key == "gt" and not annotated[frame]:
                 pictures.append(np.zeros(tensors["img"].shape[-2:], np.uint8))
+            elif key == "gt" and soft:
+                pictures.append(_soft(reader, video, frame))
             else:
                 pictures.append(reader.read(video, frame, name))
         array = np.stack(pictures)
@@ -139,6 +154,13 @@ def load_clip(
             array = np.broadcast_to(array, (len(array), 3, *array.shape[2:]))
         tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
     return tensors
+
+
+def _soft(reader: Reader, video: int, frame: int) -> NDArray[np.uint8]:
+    if isinstance(reader, Files):
+        return reader.read(video, frame, "gt", soft=True)
+    grey: NDArray[np.uint8] = reader.read(video, frame, "gt") * WHITE
+    return grey
 
 
 def stack(samples: list[Sample]) -> Sample:

@@ -147,10 +147,24 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
 
 def decode_mask(path: str | Path, data: bytes) -> NDArray[np.bool_]:
     """Return the mask in `data`, the bytes of `path`; see `read_mask`."""
-    numbers, values = mask_values(path, data)
+    return _foreground(*mask_values(path, data))
+
+
+def _foreground(numbers: bool, values: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if numbers:
         return (values != 0) & (values != 255)
     return values > (0 if values.max(initial=0) == 1 else 128)
+
+
+def read_soft_mask(path: str | Path) -> NDArray[np.uint8]:
+    """Return the grey levels of a mask file as uint8 (H, W), 255 on the object.
+
+    The files that `read_mask` knows to hold numbers have no grey levels: 0 and 255.
+    """
+    numbers, values = mask_values(path, read_bytes(path))
+    if numbers or values.max(initial=0) == 1:
+        return np.where(_foreground(numbers, values), np.uint8(255), np.uint8(0))
+    return values
 
 
 def mask_values(path: str | Path, data: bytes) -> tuple[bool, NDArray[np.uint8]]:

@@ -57,6 +57,9 @@ class Data:
     """Pictures read for the loss alone (depth, flow, thermal); zeros in a data set without them."""
     labels: bool = True
     """False: ground truth is neither needed nor read."""
+    masks: Literal["binary", "soft"] = "binary"
+    """binary: 0 or 1, resized to the nearest pixel; soft: the grey levels of the file in 0..1,
+    resized like pictures."""
     source: Literal["files", "store"] = "files"
     """Read the manifest's files, or the chunked stores that `vsodpipe pack` made of them."""
     size: tuple[int, int] = (384, 384)
@@ -104,6 +107,10 @@ class Data:
                     "recipe key beside: expected depth, flow or thermal, none of them an input, "
                     f"got {key}."
                 )
+        if not self.references and any(key.startswith("ref_") for key in self.inputs):
+            raise UsageError(
+                "recipe key references: the inputs hold references; expected 1 or more."
+            )
         if self.window is not None:
             _at_least_0(self, "window")
         if self.uint8 and self.without_flow == "zero":

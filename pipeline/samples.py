@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 
 from vsodpipe import transforms
 from vsodpipe.batches import Buffers
-from vsodpipe.frames import FLOW_SCALE, Reader, Sample, array_of, is_still, load_clip
+from vsodpipe.frames import FLOW_SCALE, WHITE, Reader, Sample, array_of, is_still, load_clip
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
 
@@ -40,6 +40,7 @@ class Samples:
 
     def __init__(self, readers: Sequence[Reader], stage: Stage) -> None:
         self._readers, self._stage = list(readers), stage
+        self._soft = stage.data.masks == "soft"
         self._whole = not transforms.changes(stage.augment)
         keys = dict.fromkeys((*stage.data.beside, "flow"))
         self._lacking = [
@@ -151,6 +152,8 @@ class Samples:
                 flat[...] = grey[..., None]
             else:
                 store.read_into(rows, name, flat[..., 0] if key == "gt" else flat)
+            if key == "gt" and self._soft:
+                np.multiply(flat, WHITE, out=flat)
             if part is not out:
                 out[places] = part
 
@@ -162,14 +165,16 @@ class Samples:
         Returns whether it was flipped.
         """
         data, reader = self._stage.data, self._readers[pick.reader]
-        clip = load_clip(reader, pick.video, frames, tuple(out), data.flow)
+        soft = self._soft
+        clip = load_clip(reader, pick.video, frames, tuple(out), data.flow, soft=soft)
         # one draw holds for the frames of a clip, every reference has its own
         parts = [clip] if one_draw else [_frame(clip, t) for t in range(len(frames))]
         native = reader.size(pick.video)
         if data.resize == "bicubic":  # then flips: masks differ by a pixel in the other order
-            parts = [transforms.resize(c, data.size, data.resize) for c in parts]
-        drawn = [transforms.augment(c, self._stage.augment, pick.rng, native) for c in parts]
-        parts = [transforms.resize(c, data.size, data.resize) for c, _ in drawn]
+            parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c in parts]
+        options = self._stage.augment
+        drawn = [transforms.augment(c, options, pick.rng, native, soft=soft) for c in parts]
+        parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c, _ in drawn]
         for key, array in out.items():
             value = torch.cat([part[key] for part in parts])
             array[...] = value if self._vectors(key) else value.permute(0, 2, 3, 1).numpy()

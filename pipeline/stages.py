@@ -24,7 +24,7 @@ def choose(
 
     Without names they are the model's chain, or all stages of the recipe `file`. `backbone_weights`
     replaces the initial weights of the first one, and of those that begin anew. Raises UsageError
-    for an unknown stage or key, and DataError for a file that is no recipe.
+    for an unknown stage, key or part of the loss, and DataError for a file that is no recipe.
     """
     known = models.stages(model)
     if file is not None:
@@ -34,6 +34,7 @@ def choose(
             raise unknown(f"stage of {file or model}", name, known)
     default = list(known) if file is not None else models.load(model).CHAIN
     stages = [recipe.override(known[name], assignments) for name in names or default]
+    check_losses(model, stages)
     _check_datasets(stages, [*models.stages(model).values(), *known.values(), *stages])
     if backbone_weights is not None:
         weights = None if backbone_weights == "none" else backbone_weights
@@ -42,6 +43,13 @@ def choose(
                 network = replace(stage.network, backbone_weights=weights)
                 stages[number] = replace(stage, network=network)
     return tuple(stages)
+
+
+def check_losses(model: str, stages: Sequence[Stage]) -> None:
+    """Raise UsageError where a factor is that of no part of the model's loss."""
+    known = models.load(model).LOSSES
+    for name in {name for stage in stages for name in stage.loss_weights} - set(known):
+        raise unknown("recipe key", f"loss_weights.{name}", (f"loss_weights.{k}" for k in known))
 
 
 def _check_datasets(stages: Sequence[Stage], known: Sequence[Stage]) -> None:

@@ -35,7 +35,7 @@ from vsodpipe import (
     scales,
     validate,
 )
-from vsodpipe.errors import VsodpipeError, unknown
+from vsodpipe.errors import VsodpipeError
 from vsodpipe.feed import Feed
 from vsodpipe.learner import Learner
 from vsodpipe.loggers import Log
@@ -222,10 +222,6 @@ def _loss(model: str, state: Learner, sample: Sample, epoch: int) -> Tensor:
         logits = state.forward(*(sample[key] for key in stage.data.inputs))
     if state.labels is not None and epoch >= state.labels.start:
         state.labels.take(sample, logits["saliency"])
-    for head in stage.loss_weights:
-        if head not in logits:
-            heads = (f"loss_weights.{name}" for name in logits)
-            raise unknown("recipe key", f"loss_weights.{head}", heads)
     return module.loss(logits, sample, stage.loss_weights)
 
 

@@ -20,8 +20,8 @@ from torchvision.transforms.v2 import functional as F
 from vsodpipe.recipe import Augment, Data
 
 Clip = dict[str, Tensor]
-"""img, depth, thermal uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1; flow uint8 (T, 3, H, W)
-as a picture, or float32 (T, 2, H, W) in pixels of that size, x then y."""
+"""img, depth, thermal uint8 (T, 3, H, W); gt uint8 (T, 1, H, W) of 0 and 1, soft masks of 0 to 255;
+flow uint8 (T, 3, H, W) as a picture, or float32 (T, 2, H, W) in pixels of that size, x then y."""
 
 
 def changes(options: Augment) -> bool:
@@ -32,12 +32,17 @@ def changes(options: Augment) -> bool:
 
 
 def augment(
-    clip: Clip, options: Augment, rng: np.random.Generator, native: tuple[int, int]
+    clip: Clip,
+    options: Augment,
+    rng: np.random.Generator,
+    native: tuple[int, int],
+    *,
+    soft: bool = False,
 ) -> tuple[Clip, bool]:
     """Return the clip after one random draw of crop, flip, rotation and colour, in this order.
 
     Beside it stands whether it was flipped. `native` is the (H, W) that the crop's pixels refer to:
-    a store holds the frames smaller.
+    a store holds the frames smaller. Masks turn to the nearest pixel, `soft` ones bilinearly.
     """
     height, width = clip["img"].shape[-2:]
     if options.crop:
@@ -52,25 +57,28 @@ def augment(
         clip = {key: _flip(value) for key, value in clip.items()}
     if options.rotate and rng.random() < options.rotate_probability:
         angle = float(rng.uniform(-options.rotate, options.rotate))
-        clip = {key: _rotate(key, value, angle) for key, value in clip.items()}
+        clip = {key: _rotate(key, value, angle, soft) for key, value in clip.items()}
     return {**clip, "img": _colour(clip["img"], options, rng)}, flipped
 
 
-def resize(clip: Clip, size: tuple[int, int], rule: str = "bilinear") -> Clip:
-    """Return the clip at `size` (H, W): pictures antialiased by `rule`, masks nearest.
+def resize(
+    clip: Clip, size: tuple[int, int], rule: str = "bilinear", *, soft: bool = False
+) -> Clip:
+    """Return the clip at `size` (H, W): pictures antialiased by `rule`, as Pillow does it.
 
-    `rule` is bilinear or bicubic; vectors are bilinear in either case.
+    `rule` is bilinear or bicubic; vectors are bilinear in either case. Masks are resized to the
+    nearest pixel, `soft` ones bilinearly.
     """
-    return {key: _resize(key, value, size, rule) for key, value in clip.items()}
+    return {key: _resize(key, value, size, rule, soft) for key, value in clip.items()}
 
 
-def _resize(key: str, value: Tensor, size: tuple[int, int], rule: str) -> Tensor:
+def _resize(key: str, value: Tensor, size: tuple[int, int], rule: str, soft: bool) -> Tensor:
     height, width = value.shape[-2:]
     if (height, width) == size:
         return value
-    if key == "gt":
+    if key == "gt" and not soft:
         return F.resize(value, list(size), InterpolationMode.NEAREST_EXACT)
-    if rule == "bicubic" and not _vectors(value):
+    if rule == "bicubic" and key != "gt" and not _vectors(value):
         return torch.stack([_bicubic(picture, size) for picture in value])
     resized = F.resize(value, list(size), InterpolationMode.BILINEAR, antialias=True)
     if _vectors(value):
@@ -94,15 +102,15 @@ def _flip(value: Tensor) -> Tensor:
     return value * torch.tensor([-1.0, 1.0]).view(2, 1, 1) if _vectors(value) else value
 
 
-def _rotate(key: str, value: Tensor, angle: float) -> Tensor:
-    if key == "gt":
+def _rotate(key: str, value: Tensor, angle: float, soft: bool = False) -> Tensor:
+    if key == "gt" and not soft:
         return F.rotate(value, angle, InterpolationMode.NEAREST)
     if _vectors(value):  # the picture turns counter-clockwise, y points down
         u, v = F.rotate(value, angle, InterpolationMode.BILINEAR).unbind(1)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         return torch.stack([u * cos + v * sin, v * cos - u * sin], 1)
     # outside the picture: black for the frame, white (no motion) for the flow
-    fill = [255.0] * 3 if key == "flow" else [0.0] * 3
+    fill = [255.0 if key == "flow" else 0.0] * value.shape[-3]
     return F.rotate(value, angle, InterpolationMode.BILINEAR, fill=fill)
 
 
@@ -119,7 +127,7 @@ def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def to_float(clip: Clip, data: Data) -> Clip:
-    """Return float32: img, and flow if the recipe says so, normalised; others in 0..1; gt 0 or 1.
+    """Return float32: img, and flow if the recipe says so, normalised; others, and gt, in 0..1.
 
     Works on any tensors (..., C, H, W) of a clip or a batch, with keys such as `ref_img`, on their
     own device, with the same result on each; what is float already stays as it is.
@@ -135,7 +143,7 @@ def _normalised(key: str, data: Data) -> bool:
 def _to_float(key: str, value: Tensor, data: Data) -> Tensor:
     if value.dtype != torch.uint8:
         return value
-    if key == "gt":
+    if key == "gt" and data.masks == "binary":
         return value.float()
     if not _normalised(key, data):
         # a number would become a multiplication by its inverse on CUDA
@@ -162,7 +170,7 @@ def write_floats(key: str, picture: Tensor, out: Tensor, data: Data) -> None:
     """
     rows = out.view(len(out), -1)
     rows.copy_(picture.view(len(out), -1))
-    if key == "gt":
+    if key == "gt" and data.masks == "binary":
         return
     if _normalised(key, data):
         scale, shift = _affine(data.mean, data.std, out.shape[1])

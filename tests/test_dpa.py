@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fill import answers, digest, fill, gap, gradient_gaps, inputs, parameters, shapes
-from vsodpipe import checkpoint, models
+from vsodpipe import checkpoint, infer, models
 from vsodpipe.errors import UsageError, WeightsError
 from vsodpipe.models import _backbones, dpa, dpa_pretrain
 from vsodpipe.models._blocks import resized
@@ -235,6 +235,23 @@ def test_blocks_as_published(video: dpa.DPA, expected: Numbers) -> None:
     check("ifa", video.rgb.ifa(inputs(16, 1, 512, 12, 12), inputs(17, 1, 128, 12, 12), kept))
 
 
+def test_maps_are_made_as_published_but_for_exchanged_sides(expected: Numbers) -> None:
+    """Min-max after the resize, section 5. The release resizes to W rows and H columns, and back.
+
+    By that detour its saved picture differs from ours, by half a grey level in the mean.
+    """
+    options = models.stages("dpa")["finetune"].maps
+    logits = torch.from_numpy(expected["post_final"]).logit()
+    maps = infer.to_maps(logits, options, (480, 854))[0, 0]
+    assert (maps > 0.5).float().mean().item() == pytest.approx(float(expected["post_fixed_fg"]))
+    saved = torch.round(maps * 255)[::6, ::6].numpy()
+    gaps = np.abs(saved - expected["post_published"])
+    assert gaps.mean() < 0.6 and gaps.max() <= 12
+    assert (maps > 0.5).float().mean().item() == pytest.approx(
+        float(expected["post_published_fg"]), abs=5e-4
+    )
+
+
 # ---- references
 
 
@@ -365,6 +382,25 @@ def test_loss_by_hand() -> None:
     assert dpa.loss(right, {"gt": gt[:1], "valid": torch.ones(1).bool()}).item() < 1e-6
     sample["gt"].zero_()
     assert dpa.loss(logits, sample).item() == 1, "an empty mask costs all, whatever is said"
+
+
+def test_a_loss_of_what_is_no_number_is_none() -> None:
+    """Else a network that has diverged would look perfect."""
+    gt = torch.zeros(1, 1, 2, 2)
+    gt[..., 0] = 1
+    logits = {name: torch.zeros(1, 1, 2, 2) for name in dpa_pretrain.HEADS}
+    logits["saliency"] = torch.tensor([0, torch.nan, 0, 0]).view(1, 1, 2, 2)
+    assert dpa.loss(logits, {"gt": gt, "valid": torch.ones(1).bool()}).isnan()
+
+
+def test_pixels_without_length_leave_gradients_in_measure() -> None:
+    x = torch.zeros(1, 8, 2, 2)
+    x[..., 0, 0] = 1
+    x.requires_grad_()
+    cosines = dpa_pretrain.cosine_map(torch.ones(1, 8, 8), x)
+    assert cosines[0, 0].flatten().tolist() == pytest.approx([1, 0, 0, 0])
+    cosines.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None and x.grad.abs().max() < 100
 
 
 def test_where_map_and_mask_are_equal_there_is_no_gradient() -> None:

@@ -43,6 +43,7 @@ def build(options):
 
 STAGES = (Stage(name="debug", network=Options(), data=Data(datasets=("DAVIS_train",))),)
 CHAIN = ()
+LOSSES = ("saliency",)
 SAMPLING = "frame"
 
 def loss(logits, sample):
@@ -135,6 +136,8 @@ def test_stages_are_complete(name: str) -> None:
     model, stages = models.load(name), models.stages(name)
     assert len(stages) == len(model.STAGES) and "debug" in stages
     assert set(model.CHAIN) <= set(stages) - {"debug"}
+    assert len(set(model.LOSSES)) == len(model.LOSSES) > 0
+    assert all(set(stage.loss_weights) <= set(model.LOSSES) for stage in stages.values())
     for stage in stages.values():
         assert isinstance(stage.network, model.Options)
         again = from_dict(Stage, tomllib.loads(to_toml(stage)))

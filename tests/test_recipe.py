@@ -121,6 +121,8 @@ def test_override_sets_nested_values() -> None:
         ("validate.metric=jj", "Known: f_adaptive"),
         ("data.frame_steps.DAVIS_train=3", "recipe key data.frame_steps.DAVIS_train: expected tup"),
         ("validate.held_out=1", "between 0 and 1"),
+        ("data.masks=grey", "Known: binary, soft"),
+        ('data.inputs=["img", "ref_img"]', "recipe key references"),
     ],
 )
 def test_bad_assignments_are_refused(text: str, words: str) -> None:

@@ -174,11 +174,27 @@ def test_optimisers_of_the_recipes() -> None:
     assert sum(p.numel() for p in rest["params"]) == 53_747_172 - 28_830
 
 
-def test_unknown_heads_have_no_weight(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Did you mean loss_weights.side"):
-        train.train(
-            job("ianet", source, tmp_path / "r", "loss_weights.side6=0.4"), Reporter(quiet=True)
-        )
+@pytest.mark.parametrize(
+    ("model", "head", "near"),
+    [
+        ("ianet", "side6", "side"),
+        ("smcf", "pred_s", "pred_e"),
+        ("dpa", "side1", "side"),
+        ("midnet", "score2", "score1"),
+        ("a2s", "bondary", "boundary"),
+    ],
+)
+def test_unknown_heads_are_refused_before_data_is_read(
+    vsodpipe: Run, source: Source, tmp_path: Path, model: str, head: str, near: str
+) -> None:
+    file = next(Path(source.root).rglob("*.jpg"))
+    file.write_bytes(b"no picture")  # would be an error of its own
+    given = ("--manifest", source.file, "--run", tmp_path / "r", "--device", "cpu")
+    code, out, err = vsodpipe("train", model, *given, "--set", f"loss_weights.{head}=0.4")
+    line = " ".join(err.split())
+    assert (code, out) == (2, "") and line.startswith("error: unknown recipe key")
+    assert f"loss_weights.{head}'. Did you mean loss_weights.{near}" in line
+    assert not (tmp_path / "r").exists()
 
 
 def test_flow_pictures_are_normalised_where_the_recipe_says_so() -> None:

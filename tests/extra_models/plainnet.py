@@ -52,6 +52,7 @@ def widen(states: Sequence[Mapping[str, Tensor]], initial: Mapping[str, Tensor])
     return {**initial, "body.weight": torch.cat((body, rest))}
 
 
+LOSSES = ("saliency",)
 SAMPLING: Literal["clip"] = "clip"
 CHAIN = ("debug",)
 _DEBUG = Stage(
