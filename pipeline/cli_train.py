@@ -11,7 +11,7 @@ import typer
 
 from vsodpipe import cli_pseudo
 from vsodpipe.cli_app import DeviceOption, ManifestOption, QuietOption, app
-from vsodpipe.errors import Interrupted, UsageError
+from vsodpipe.errors import Interrupted, UsageError, VsodpipeError
 from vsodpipe.progress import Reporter
 
 ModelArgument = Annotated[str, typer.Argument(help="Network, such as dbsnet.")]
@@ -151,12 +151,17 @@ def train(
             cache=cache_dir,
             cache_bytes=int(cache_size * 2**30),
         )
+        again = f"vsodpipe train {model} --manifest {manifest} --resume {job.run}"
         try:
             last = training.train(job, reporter, resume=resume is not None)
         except KeyboardInterrupt:
             if not (job.run / "run.json").is_file():
                 raise
-            again = f"vsodpipe train {model} --manifest {manifest} --resume {job.run}"
             raise Interrupted(f"interrupted. Continue with: {again}") from None
+        except RuntimeError as error:
+            if not ranks.lost(error):
+                raise
+            words = "another process of this training has died. Continue with:"
+            raise VsodpipeError(f"{words} {again}") from error
     reporter.say(f"weights: {last}")
     reporter.say(f"Next: vsodpipe test {model} --checkpoint {job.run} --manifest {manifest}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from vsodpipe import media
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.progress import Reporter
 
 MAX_BYTES = 2**39
@@ -80,7 +80,7 @@ def extract(path: Path, target: Path, reporter: Reporter, *, force: bool = False
         files = _judged(path, archive)
         total = sum(file.size for file in files)
         if total > (free := shutil.disk_usage(partial.parent).free):
-            raise DataError(
+            raise VsodpipeError(
                 f"{path}: unpacks to {total / 2**30:.1f} GiB, and {partial.parent} has "
                 f"{free / 2**30:.1f} GiB left. Make room, or name another data root."
             )
@@ -90,7 +90,6 @@ def extract(path: Path, target: Path, reporter: Reporter, *, force: bool = False
                 _copy(path, archive, file, partial / file.name)
                 counter.advance()
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        media.remove(target)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ FOLDERS = {
 WHEEL_SUFFIXES = (".py", ".toml", ".typed", ".html", ".css", ".js")
 ROOMS = [
     ["errors"],
+    ["locks"],
     ["layout_table"],
     ["recipe_text"],
     ["recipe", "progress", "devices", "ranks", "meter", "signals", "flow_ahead", "flow_entries"],
