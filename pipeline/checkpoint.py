@@ -60,8 +60,17 @@ def save(
         "training": training,
         "provenance": {**provenance, "vsodpipe": __version__, "torch": str(torch.__version__)},
     }
-    with media.replacing(file) as partial:
-        torch.save(content, partial)
+    _write(content, file)
+
+
+def _write(content: dict[str, Any], file: Path) -> None:
+    with media.replacing(file) as partial, open(partial, "wb") as opened:
+        try:
+            torch.save(content, opened)
+        except RuntimeError as error:  # a full disk, which torch does not call by its name
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def locate(path: Path) -> Path:
@@ -269,8 +278,7 @@ def save_published(network: nn.Module, path: Path) -> None:
     published: dict[str, Any] = {keys[key]: tensor for key, tensor in state.items()}
     if (under := getattr(models.load(model), "PUBLISHED_UNDER", None)) is not None:
         published = {under: published}
-    with media.replacing(Path(path)) as partial:
-        torch.save(published, partial)
+    _write(published, Path(path))
 
 
 def plain_state(content: object) -> dict[str, torch.Tensor] | None:

@@ -5,7 +5,6 @@ Heavy packages are imported inside the commands, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -30,7 +29,7 @@ from vsodpipe import (
     cli_train,
 )
 from vsodpipe.cli_app import JsonOption, QuietOption, app, print_json
-from vsodpipe.errors import VsodpipeError
+from vsodpipe.errors import VsodpipeError, unwritable
 from vsodpipe.progress import Reporter, printable
 
 __all__ = [
@@ -93,8 +92,8 @@ def main() -> None:
             _fail("interrupted. Run the same command again to continue.", 130)
         raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", 1 if full else 2)
+        code = unwritable("", error).exit_code
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", code)
     except Exception as error:
         if os.environ.get("VSODPIPE_DEBUG"):
             traceback.print_exc()

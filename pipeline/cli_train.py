@@ -19,7 +19,7 @@ from vsodpipe.cli_app import (
     app,
     print_json,
 )
-from vsodpipe.errors import Interrupted, UsageError, unknown
+from vsodpipe.errors import Interrupted, UsageError, VsodpipeError, unknown
 from vsodpipe.progress import Reporter
 
 ModelArgument = Annotated[
@@ -190,13 +190,19 @@ def train(
             cache=cache_dir,
             cache_bytes=int(cache_size * 2**30),
         )
+        words = ["vsodpipe", "train", model, "--manifest", manifest, "--resume", str(job.run)]
+        again = shlex.join(words)
         try:
             last = training.train(job, reporter, resume=resume is not None)
         except KeyboardInterrupt:
             if not (job.run / "run.json").is_file():
                 raise
-            again = ["vsodpipe", "train", model, "--manifest", manifest, "--resume", str(job.run)]
-            raise Interrupted(f"interrupted. Continue with: {shlex.join(again)}") from None
+            raise Interrupted(f"interrupted. Continue with: {again}") from None
+        except RuntimeError as error:
+            if not ranks.lost(error):
+                raise
+            died = "another process of this training has died. Continue with:"
+            raise VsodpipeError(f"{died} {again}") from error
     reporter.say(f"weights: {last}")
     following = ["test", model, "--checkpoint", str(job.run), "--manifest", manifest]
     reporter.say(f"Next: vsodpipe {shlex.join(following)}")

@@ -6,10 +6,12 @@ end the job. A task may therefore run twice, never with its result counted twice
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -51,7 +53,7 @@ def each(
         return
     from dask.distributed import KilledWorker, as_completed
 
-    with _client(cluster, say) as client:
+    with _client(cluster, say) as client, _answering(client, cluster):
         task, numbered = function, list(items)
         if advance is not None:
             task = _Told(function, _follow(client, advance))
@@ -75,9 +77,23 @@ def each(
                 "vsodpipe there."
             ) from error
         finally:
-            if not finished:
+            if not finished and client.status == "running":
                 client.cancel(futures, force=True)
                 _wait_for_end(client)
+
+
+@contextmanager
+def _answering(client: Client, cluster: str) -> Iterator[None]:
+    """Raise VsodpipeError for whatever fails inside because the scheduler is there no more."""
+    try:
+        yield
+    except (Exception, CancelledError) as error:
+        if client.status == "running" or isinstance(error, VsodpipeError):
+            raise
+        raise VsodpipeError(
+            f"--cluster {cluster}: the scheduler does not answer any more. Start one and run "
+            "again: what is done stays."
+        ) from error
 
 
 def _columns(items: list[Any], counted: bool) -> tuple[list[Any], ...]:
@@ -204,6 +220,7 @@ def _client(cluster: str, say: Callable[[str], None]) -> Iterator[Client]:
             say(f"{count} workers of {local.scheduler_address}{_dashboard(client)}")
             yield client
         return
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we say it in one line
     try:
         client = Client(cluster, timeout=10)
     except ValueError as error:

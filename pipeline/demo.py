@@ -113,7 +113,7 @@ def describe(result: Result) -> str:
 
 def _prepare(out: Path) -> None:
     if out.exists() and not (out / MARK).is_file():
-        if not out.is_dir() or any(out.iterdir()):
+        if not out.is_dir() or not media.is_free(out):
             raise DataError(f"{out}: is there already and holds no demo. Use --out FOLDER.")
     for name in ("datasets", "manifests", "run", "baselines", "demo.png"):
         media.remove(out / name)

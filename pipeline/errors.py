@@ -10,6 +10,7 @@ Messages follow one template: what failed, what was expected and what came inste
 next step.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -42,6 +43,17 @@ class Interrupted(VsodpipeError):
     """Stopped by the user; the message says how to continue."""
 
     exit_code = 130
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)
+
+
+def unwritable(place: object, error: OSError) -> VsodpipeError:
+    """Return the error for a `place` that could not be written; a full disk is nobody's mistake."""
+    said = f"{place}: cannot be written: {error.strerror or error}."
+    if error.errno in _NO_ROOM:
+        return VsodpipeError(f"{said} Make room and run again.")
+    return DataError(said)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

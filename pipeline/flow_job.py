@@ -5,17 +5,15 @@ A video's folders appear whole, so that an interrupted run continues with the ne
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vsodpipe import cluster, flow_video, flows
+from vsodpipe import cluster, flow_video, flows, locks
 from vsodpipe.catalogue import Dataset, Frame, Video
 from vsodpipe.errors import VsodpipeError
 from vsodpipe.flow_forms import FORMS
@@ -92,7 +90,7 @@ def compute(
     works = survey(dataset, engine, options, force=force)
     todo = [work for work in works if work.todo]
     frames, left = (sum(work.entries for work in some) for some in (works, todo))
-    task: Callable[..., Written] = partial(_write, engine, options)
+    task: Callable[..., Written] = partial(_write, engine, options, reporter.say)
     if where is None:
         engine.say = reporter.say
     else:
@@ -184,8 +182,16 @@ def _absolute(dataset: Dataset) -> Dataset:
     return replace(dataset, videos=tuple(videos))
 
 
-def _write(engine: Engine, options: Options, work: Work, advance: Callable[[], None]) -> Written:
-    with _alone(work.video):
+def _write(
+    engine: Engine,
+    options: Options,
+    say: Callable[[str], None],
+    work: Work,
+    advance: Callable[[], None],
+) -> Written:
+    # on what is read, for a cluster's worker taken for dead too: the partial folder is the same
+    place = work.video.file or work.video.frames[0].img.parent
+    with locks.alone(place, say):
         # another process that had this video may have finished it while this one waited
         todo = [o for o in work.todo if not flow_video.is_done(work.video, o, force=True)]
         if not todo:
@@ -207,7 +213,7 @@ def _remote(
             f"cluster: a worker's engine is {engine.fingerprint}, expected {fingerprint}. "
             "Install the same packages there, and name --weights and --precision."
         )
-    return _write(engine, options, work, advance)
+    return _write(engine, options, lambda _: None, work, advance)
 
 
 # One engine a thread: no engine promises that two threads may use it at once.
@@ -258,32 +264,3 @@ def _free() -> float:
     from vsodpipe.flows.raft_memory import budget  # imports torch
 
     return budget("cpu", None) / 2**30
-
-
-@contextmanager
-def _alone(video: Video) -> Iterator[None]:
-    """Wait until no other process of this machine writes the flow of `video`.
-
-    Two commands at once, or a worker taken for dead that is not, would write the same partial
-    folder. The lock is on what is read: it leaves nothing behind, and ends with its process.
-    """
-    handle = _locked(video.file or video.frames[0].img.parent)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _locked(place: Path) -> int | None:
-    handle = None
-    try:
-        import fcntl
-
-        handle = os.open(place, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except (ImportError, OSError):  # not on this system, or not on this file system
-        if handle is not None:
-            os.close(handle)
-        return None
-    return handle

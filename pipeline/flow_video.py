@@ -7,6 +7,7 @@ partner, the last ones forward and the first ones backward, follow the tail rule
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -164,10 +165,24 @@ def check_length(video: Video, frames: int, options: Options) -> None:
         )
 
 
+def _files(video: Video) -> list[Path]:
+    return [video.file] if video.file else [frame.img for frame in video.frames]
+
+
+def _states(video: Video) -> list[tuple[int, int]]:
+    """Return sizes and times of change of what the flow of `video` is made from."""
+    try:
+        return [(state.st_size, state.st_mtime_ns) for state in map(os.stat, _files(video))]
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be read: {error.strerror}. Restore it and run again."
+        ) from error
+
+
 def source(video: Video) -> str:
     """Return a hash over names and sizes of the files that the flow of `video` is made from."""
-    files = [video.file] if video.file else [frame.img for frame in video.frames]
-    text = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    sized = zip(_files(video), _states(video), strict=True)
+    text = "\n".join(f"{file.name} {size}" for file, (size, _) in sized)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -251,6 +266,7 @@ def write(
 
     check = partial(check_length, video, options=options)
     with ExitStack() as stack:
+        begun = _states(video)
         for output in todo:
             place = stack.enter_context(media.replacing(output.folder))
             place.mkdir()
@@ -269,10 +285,12 @@ def write(
             for _, _, target in made:
                 target.finish(run)
         expected = _entries(seen, options)
+        if _states(video) != begun:
+            raise DataError(
+                f"video {video.name}: its frames changed while their flow was computed. Run again."
+            )
         for output, place, target in made:
             _seal(video, output, place, target.count(), expected)
-        for output in todo:
-            media.remove(output.folder)
     if options.tail == "zero":  # motion that nobody measured
         first, last = flow_entries.window(seen, ways[0], options.gap, "none")
         longest = {frame: length for frame, length in longest.items() if first <= frame < last}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsodpipe import card as known
-from vsodpipe import import_record, locate, masks, media, plan, tree, unpack
+from vsodpipe import import_record, locate, locks, masks, media, plan, tree, unpack
 from vsodpipe.card import Card
 from vsodpipe.errors import DataError, UsageError, few, unknown
 from vsodpipe.locate import Found
@@ -61,6 +61,30 @@ def import_dataset(
         reporter.say(f"note: card {key} is {card.file}, in place of the built-in one")
     if stride is not None and (card.kind == "image" or stride < 1):
         raise UsageError(f"--stride {stride}: expected 1 or more, and a data set of videos.")
+    with held(root, reporter):
+        return _import(card, cards, source, root, reporter, force, stride)
+
+
+@contextmanager
+def held(root: Path, reporter: Reporter) -> Iterator[None]:
+    """Wait until no other import is at work in the data root, which is made if there is none."""
+    new = () if root.exists() else (root,)
+    with tidied(*new):
+        root.mkdir(parents=True, exist_ok=True)
+        with locks.alone(root, reporter.say):
+            yield
+
+
+def _import(
+    card: Card,
+    cards: dict[str, Card],
+    source: Path,
+    root: Path,
+    reporter: Reporter,
+    force: bool,
+    stride: int | None,
+) -> list[Imported]:
+    key = card.key
     base, found = _found(card, cards, source, root, reporter, force)
     plans = {name: plan.make(card, name, split, base, stride) for name, split in found.items()}
     if not any(each.videos for each in plans.values()):
@@ -159,7 +183,6 @@ def import_video(rule: str, video: str, target: Path, items: list[Item], force: 
             partial.mkdir()
             for name, file in plain[kind].items():
                 _link(file, partial / name)
-            media.remove(target / kind)
 
 
 def masks_stand(target: Path, items: list[Item]) -> bool:
@@ -174,7 +197,6 @@ def write_masks(rule: str, video: str, target: Path, items: list[Item]) -> None:
         for item in items:
             if item.masks:
                 _place_mask(rule, video, item, partial / _mask_name(item))
-        media.remove(target / "GT")
 
 
 def _mask_name(item: Item) -> str:
@@ -207,5 +229,7 @@ def _place_mask(rule: str, video: str, item: Item, target: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.symlink(os.path.realpath(source), target)
+    except FileExistsError:  # of another command: a copy would go through its link
+        raise
     except OSError:  # a file system without links
         shutil.copyfile(source, target)

@@ -106,7 +106,7 @@ def _standing(out: Path) -> set[str]:
     for folder, inner, files in os.walk(out):
         linked = [name for name in inner if os.path.islink(os.path.join(folder, name))]
         for name in (*files, *linked):
-            if not (name.startswith(".") and name.endswith(".partial")):
+            if not media.is_leftover(name):
                 found.add(Path(folder, name).relative_to(out).as_posix())
     return found
 
@@ -165,6 +165,8 @@ def _link(source: Path, target: Path) -> None:
         try:
             make(source.resolve(), target)
             return
+        except FileExistsError:  # of another command: a copy would go through its link
+            raise
         except OSError:  # a file system without this kind of link
             continue
     shutil.copyfile(source, target)

@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from vsodpipe import card, catalogue, flow_record, media
+from vsodpipe import card, catalogue, flow_record, locks, media
 from vsodpipe.card import Card
 from vsodpipe.catalogue import Dataset
 from vsodpipe.errors import DataError, UsageError, unknown
@@ -290,12 +290,14 @@ def write(manifest: Manifest, out: Path, root: Path | str) -> list[Path]:
     """
     files = [out / f"{manifest.name}.json"]
     media.write_bytes(files[0], _dump(manifest))
-    for split in manifest.datasets:
-        before = f"{manifest.name}." if manifest.made_by else ""
-        file = out / f"{before}{split.dataset.lower()}.txt"
-        with media.replacing(file) as partial, open(partial, "wb") as opened:
-            opened.writelines(row.encode(errors="surrogateescape") for row in _rows(split, root))
-        files.append(file)
+    with locks.alone(out):
+        for split in manifest.datasets:
+            before = f"{manifest.name}." if manifest.made_by else ""
+            file = out / f"{before}{split.dataset.lower()}.txt"
+            with media.replacing(file) as partial, open(partial, "wb") as opened:
+                rows = _rows(split, root)
+                opened.writelines(row.encode(errors="surrogateescape") for row in rows)
+            files.append(file)
     return files
 
 

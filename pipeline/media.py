@@ -23,8 +23,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsodpipe import remote
-from vsodpipe.errors import DataError
+from vsodpipe import locks, remote
+from vsodpipe.errors import DataError, unwritable
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -334,31 +334,80 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` either appears whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    """Write `data` so that `path` either appears whole or not at all.
+
+    Several processes may write the same file at once: the last one's stays. Raises what
+    `replacing` raises.
+    """
+    with _beside(path) as partial:
+        while True:
+            partial.touch()
+            with suppress(FileNotFoundError), locks.alone(partial):  # another one's, renamed by it
+                partial.write_bytes(data)
+                os.replace(partial, path)
+                return
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there replaces `path` on success.
 
-    Works for a file and for a new folder. Raises DataError where the place cannot be written.
+    A file replaces a file, a folder replaces a folder. Raises DataError where the place cannot be
+    written, and VsodpipeError for a full disk.
     """
+    with _beside(path) as partial:
+        remove(partial)
+        remove(_aside(path))
+        yield partial
+        if partial.is_dir():  # which no rename puts in the place of another one
+            withdraw(path)
+        os.replace(partial, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield the temporary name beside `path`, at which nothing is left after an error."""
     # one fixed name, so that the next run removes what a killed one left
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(partial)
         yield partial
-        os.replace(partial, path)
     except OSError as error:
         with suppress(OSError):
             remove(partial)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
+        raise unwritable(path, error) from error
     except BaseException:
         remove(partial)
         raise
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether `folder` holds nothing but what a killed run left, or is not there."""
+    if not folder.is_dir():
+        return not os.path.lexists(folder)
+    return all(map(is_leftover, os.listdir(folder)))
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether this is the name of what a killed run left."""
+    return name.startswith(".") and name.endswith((".partial", ".old"))
+
+
+def withdraw(path: Path) -> None:
+    """Delete a file, a link or a whole folder so that nobody ever sees half of the folder.
+
+    What a killed process left of one is deleted here, and when `path` is written anew.
+    """
+    remove(_aside(path))
+    if path.is_dir() and not path.is_symlink():
+        os.replace(path, _aside(path))
+        remove(_aside(path))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def remove(path: Path) -> None:

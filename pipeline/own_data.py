@@ -72,7 +72,10 @@ def import_own(
     total = sum(len(clip.frames) or media.video_length(clip.place) for clip in kept)
     frames, masked = 0, 0
     bare: list[str] = []
-    with reporter.task(f"import {name}", total, "frame") as counter:
+    with (
+        importer.held(root, reporter),
+        reporter.task(f"import {name}", total, "frame") as counter,
+    ):
         for clip in kept:
             target = root / name / clip.name
             with importer.tidied(target, target.parent):
@@ -321,7 +324,6 @@ def _decode(clip: Clip, target: Path, stride: int, force: bool, counter: Counter
         record = {**origin, "frames": len(items)}
         (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         importer.write_masks("objects", clip.name, target, items)
-        media.remove(rgb)
     return len(items)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from vsodpipe import (
     store,
     zarr_files,
 )
-from vsodpipe.errors import DataError, UsageError, VsodpipeError
+from vsodpipe.errors import DataError, UsageError, VsodpipeError, unwritable
 from vsodpipe.manifest import Split
 from vsodpipe.pack_plan import Options, Plan
 from vsodpipe.place import Place
@@ -88,32 +89,28 @@ def pack(
     plan = pack_plan.make(split, root, options)
     local, path = "://" not in url, Path(url)
     place = Place(str(path.with_name(f".{path.name}.partial")) if local else url)
-    if (kept := _what_is_there(url, plan, force)) is not None:
-        # killed after the commit: the rest of the work is still there
-        if local:
-            _clear(place)
-        else:
-            place.remove([name for name in place.names() if name.startswith(".")])
-        return kept
-    try:
-        notes = _write_shards(plan, place, reporter, where)
-        attributes, small = _metadata(plan, notes)
-        if options.container == "hdf5":
-            _finish_hdf5(plan, place, path, attributes, small)
-        else:
-            for name, data in zarr_files.metadata_files(attributes, small):
-                place.write(name, data)
-            place.remove([PLAN, *notes])
+    with place.held(reporter.say):
+        if (kept := _what_is_there(url, plan, force)) is not None:
+            # killed after the commit: the rest of the work is still there
             if local:
-                media.remove(Path(place.url, ".done"))
-                media.remove(path)
-                os.replace(place.url, path)
-    except VsodpipeError:
-        _clear(place)
-        raise
-    except OSError as error:
-        _clear(place)
-        raise DataError(f"{url}: cannot be written: {error.strerror}.") from error
+                _clear(place)
+            else:
+                place.remove([name for name in place.names() if name.startswith(".")])
+            return kept
+        try:
+            notes = _write_shards(plan, place, reporter, where)
+            _check_unchanged(plan, place, split, root)
+            attributes, small = _metadata(plan, notes)
+            if options.container == "hdf5":
+                _finish_hdf5(plan, place, path, attributes, small)
+            else:
+                _finish_zarr(place, path if local else None, notes, attributes, small)
+        except DataError:  # after any other error the next run continues
+            with suppress(VsodpipeError):
+                _clear(place)
+            raise
+        except OSError as error:
+            raise unwritable(url, error) from error
     opened = reader.open_store(url)
     return Packed(url, len(opened), plan.shards, _bytes_of(url, opened), False)
 
@@ -171,9 +168,9 @@ def _what_is_there(url: str, plan: Plan, force: bool) -> Packed | None:
             f"{url}: was packed in another way, or from other files than there are now. "
             "Use --force."
         )
-    if not local:
-        place.remove([ROOT])  # from here on it is no store
-        place.remove(names)
+    if not local:  # from here on it is no store, but one that is being packed
+        place.write(PLAN, b"another one")
+        place.remove([ROOT])
     return None
 
 
@@ -293,6 +290,31 @@ def _small(plan: Plan) -> dict[str, NDArray[Any]]:
     }
 
 
+def _check_unchanged(plan: Plan, place: Place, split: Split, root: str) -> None:
+    """Raise an error where the files, or what was written, have changed since the beginning."""
+    if pack_plan.make(split, root, plan.options).fingerprint != plan.fingerprint:
+        raise DataError(f"{split.dataset}: files changed while they were packed. Run again.")
+    if (place.read(PLAN) or b"").decode() != plan.fingerprint:
+        raise VsodpipeError(f"{place.url}: another pack writes there too. End one, run again.")
+
+
+def _finish_zarr(
+    place: Place,
+    target: Path | None,
+    notes: dict[str, dict[str, Any]],
+    attributes: dict[str, Any],
+    small: dict[str, NDArray[Any]],
+) -> None:
+    """Write the metadata, the root's last, and move a local store to `target`."""
+    for name, data in zarr_files.metadata_files(attributes, small):
+        place.write(name, data)
+    place.remove([PLAN, *notes])
+    if target is not None:
+        media.remove(Path(place.url, ".done"))
+        media.withdraw(target)
+        os.replace(place.url, target)
+
+
 def _finish_hdf5(
     plan: Plan,
     place: Place,
@@ -311,14 +333,22 @@ def _finish_hdf5(
     built = Path(place.url, "store.h5")
     hdf5.assemble(built, attributes, small, files)
     os.replace(built, target)
-    media.remove(Path(place.url))
+    _clear(place)
 
 
 def _clear(place: Place) -> None:
+    """Delete everything: the notes first, as they vouch for the rest, and the plan, our mark, last.
+
+    A local folder stays, as it is locked.
+    """
     if place.local:
-        media.remove(Path(place.url))
-    else:
-        place.remove(place.names())
+        for path in sorted(Path(place.url).iterdir()):
+            media.remove(path)
+        return
+    names = place.names()
+    done = [name for name in names if name.startswith(".done/")]
+    for part in (done, set(names) - {PLAN, *done}, [PLAN]):
+        place.remove(list(part))
 
 
 def _bytes_of(url: str, opened: reader.Store) -> int:

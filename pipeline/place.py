@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from vsodpipe import media
-from vsodpipe.errors import DataError
+from vsodpipe import locks, media
+from vsodpipe.errors import DataError, VsodpipeError, unwritable
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,38 @@ class Place:
         return "://" not in self.url
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file. Raises DataError where that is not possible."""
+        """Write a file. Raises VsodpipeError where that is not possible."""
         if self.local:
             media.write_bytes(Path(self.url, name), data)
             return
         with self._remote() as (system, base):
             system.pipe_file(f"{base}/{name}", data)
+
+    @contextmanager
+    def held(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Keep other processes of this machine out of a local folder, which is made, meanwhile.
+
+        An empty one is removed at the end; it may also be moved. A URL is nobody's alone.
+        """
+        if not self.local:
+            yield
+            return
+        folder = Path(self.url)
+        with ExitStack() as stack:
+            while True:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locks.alone(folder, say))
+                    break
+                except FileNotFoundError:  # another process had it, and has moved it
+                    continue
+                except OSError as error:
+                    raise unwritable(folder, error) from error
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    folder.rmdir()
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, None where there is none."""
@@ -71,7 +99,7 @@ class Place:
 
 
 class _Remote:
-    """The file system of a URL; what it raises becomes a DataError of one line."""
+    """The file system of a URL; what it raises becomes an error of one line."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -87,4 +115,6 @@ class _Remote:
         if error is None or isinstance(error, DataError) or not isinstance(error, Exception):
             return
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise DataError(f"{self._url}: cannot be written: {reason}.") from error
+        raise VsodpipeError(
+            f"{self._url}: cannot be written: {reason}. Check the connection and run again."
+        ) from error

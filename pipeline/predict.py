@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from vsodpipe import a2s_tasks, checkpoint, devices, infer, listing, media, stream
+from vsodpipe import a2s_tasks, checkpoint, devices, infer, listing, locks, media, stream
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.flow_ahead import behind
 from vsodpipe.frames import Files
@@ -83,17 +83,15 @@ def predict(
     frames = predictors[0].batch * infer.group_length(saved.stage.data)
     devices.use_threads(frames * math.prod(saved.stage.data.size))
     note = _record(saved, source, crf)
-    folders = []
-    for name in datasets:
-        folder = out / name
-        _warn_of_flow(saved, source.split(name), reporter)
-        _prepare(folder, note, force)
-        with reporter.task(
-            f"test {saved.model} on {name}", source.split(name).frames, "frame"
-        ) as c:
-            _dataset(predictors, Files(source, source.split(name)), folder, c)
-        folders.append(folder)
-    return folders
+    out.mkdir(parents=True, exist_ok=True)
+    with locks.alone(out, reporter.say):
+        for name in datasets:
+            split = source.split(name)
+            _warn_of_flow(saved, split, reporter)
+            _prepare(out / name, note, force)
+            with reporter.task(f"test {saved.model} on {name}", split.frames, "frame") as counter:
+                _dataset(predictors, Files(source, split), out / name, counter)
+    return [out / name for name in datasets]
 
 
 def _dataset(predictors: Sequence[Predictor], files: Files, folder: Path, counter: Counter) -> None:
@@ -153,7 +151,6 @@ def _video(
         with behind(threads, 2 * threads) as run:
             for frame, saliency in predictor.video(files, video):
                 run(partial(write, frame, saliency))
-        media.remove(folder)
 
 
 def _warn_of_flow(saved: checkpoint.Checkpoint, split: Split, reporter: Reporter) -> None:
@@ -172,7 +169,7 @@ def _record(saved: checkpoint.Checkpoint, source: Source, crf: str | None) -> st
 def _prepare(folder: Path, record: str, force: bool) -> None:
     """Leave a folder of maps with this record, or start an empty one."""
     note = folder / RECORD
-    if folder.is_dir() and not note.is_file() and any(folder.iterdir()):
+    if not note.is_file() and not media.is_free(folder):
         raise DataError(f"{folder}: holds files that vsodpipe test did not write. Use --out.")
     if note.is_file() and note.read_text(encoding="utf-8") == record:
         return
@@ -181,5 +178,5 @@ def _prepare(folder: Path, record: str, force: bool) -> None:
             f"{folder}: holds maps of other weights, or of another manifest. "
             "Use --force to replace them, or --out for another folder."
         )
-    media.remove(folder)
+    media.withdraw(folder)
     media.write_bytes(note, record.encode())

@@ -115,7 +115,6 @@ def _data_set(source: Source, split: Split, labels: Path, target: Path, force: b
         for video in split.videos:
             videos.append(_video(source, video, labels, partial, target.name))
         (partial / RECORD).write_text(f'{{"labels_of": "{split.dataset}"}}\n', encoding="utf-8")
-        media.remove(target)
     return split.model_copy(
         update={"dataset": target.name, "split": "train", "videos": tuple(videos)}
     )

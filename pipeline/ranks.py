@@ -74,6 +74,12 @@ def place(device: str) -> str:
     return f"cuda:{number}"
 
 
+def lost(error: RuntimeError) -> bool:
+    """Return whether this error says that another process of the training has died."""
+    together = distributed.is_initialized() and distributed.get_world_size() > 1
+    return together and (isinstance(error, distributed.DistError) or "gloo" in str(error).lower())
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Yield the processes that torchrun started, connected (nccl on GPUs, gloo on CPUs)."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from vsodpipe import __version__, checkpoint, media, models, recipe
+from vsodpipe import __version__, checkpoint, locks, media, models, recipe
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.feed import Feed
 from vsodpipe.manifest import Source
@@ -78,11 +78,25 @@ class Job:
 
 
 def check_new(run: Path) -> None:
-    """Raise UsageError for a folder that holds something: two runs never mix."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    """Raise UsageError for a folder that holds something: two runs never mix.
+
+    What a run leaves that was killed before it was one is nothing.
+    """
+    if run.exists() and (not run.is_dir() or _holds(run)):
         again = f" Continue it with --resume {shlex.quote(str(run))}."
         again = again if (run / "run.json").is_file() else ""
         raise UsageError(f"{run}: is there already. Name another folder with --run.{again}")
+
+
+_BEGINNING = ("checkpoints", "checkpoints/last.pt", "recipe.toml")
+"""What `train` writes before run.json makes the folder a run."""
+
+
+def _holds(run: Path) -> bool:
+    """Return whether a folder holds more than the beginning of a run that was killed."""
+    below = [path for path in run.rglob("*") if not media.is_leftover(path.name)]
+    found = {path.relative_to(run).as_posix() for path in below}
+    return bool(found) and ("checkpoints" not in found or not found.issubset(_BEGINNING))
 
 
 def initial_files(job: Job) -> list[Path]:
@@ -174,24 +188,19 @@ def resumed(run: Path, model: str, source: Source) -> tuple[Stage, ...]:
 
 @contextmanager
 def held(job: Job) -> Iterator[None]:
-    """Keep other processes from training in the run folder meanwhile; its `run.json` is locked.
+    """Keep other processes from training in the run folder meanwhile, which is there after.
 
     The lock ends with the process, however it ends. Raises UsageError where another one has it.
     """
     if not job.ranks.first:
         yield
         return
-    with open(job.run / "run.json", "r+b") as file:
-        try:
-            import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{job.run}: another process is training in it. Wait for its end, or end it."
-            ) from error
-        except (ImportError, OSError):  # not on this system, or not on this file system
-            pass
+    def in_use(holder: str) -> UsageError:
+        return UsageError(f"{job.run}: {holder} is training in it. Wait for its end, or end it.")
+
+    job.run.mkdir(parents=True, exist_ok=True)
+    with locks.alone_or(job.run, in_use):
         yield
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vsodpipe import media, metrics
 from vsodpipe.a2s_scores import A2SScores, a2s_scores
 from vsodpipe.errors import DataError, VsodpipeError
-from vsodpipe.signals import ignore_interrupt
+from vsodpipe.signals import end_with_parent, ignore_interrupt
 from vsodpipe.stability import temporal_stability
 
 VALUES = ("mae", "s", "f_adaptive", "e_adaptive", "f_weighted", "j", "f_boundary")
@@ -145,6 +145,7 @@ def run(todo: Sequence[Task], workers: int) -> Iterator[tuple[Task, list[Part]]]
 
 def _start() -> None:
     ignore_interrupt(0)
+    end_with_parent()
     cv2.setNumThreads(1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +45,21 @@ def stopping(say: Callable[[str], None]) -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def end_with_parent() -> None:
+    """Have this process, a worker of another one, end with it, however that one ends.
+
+    A worker whose parent was killed would wait for its next task for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def ignore_interrupt(_: int) -> None:

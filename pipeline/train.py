@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -76,14 +77,18 @@ def train(job: Job, reporter: Reporter, *, resume: bool = False) -> Path:
     if saved is not None and "stream" in saved.training:  # refuses another order than before
         clips[position.stage].resume(State(**saved.training["stream"]))
     origin = saved.provenance if saved else runs.provenance(job, feeds)
-    if job.ranks.first and not resume:  # so that even a run killed in its first step continues
-        first = _Run(job, feeds[0], clips[0], origin, reporter, loggers.Log(()), 0, job.stages[0])
-        _save(first, Position(), state)
-        runs.start(job, origin)
-    job.ranks.wait()
     config = {stage.name: recipe.to_dict(stage) for stage in job.stages}
     logs = job.logs if job.ranks.first else ()
-    with runs.held(job), loggers.opened(logs, job.run, config) as log:
+    with ExitStack() as stack:
+        stack.enter_context(runs.held(job))
+        if job.ranks.first and not resume:  # so that even a run killed in its first step continues
+            runs.check_new(job.run)  # another one may have begun meanwhile
+            alone = loggers.Log(())
+            first = _Run(job, feeds[0], clips[0], origin, reporter, alone, 0, job.stages[0])
+            _save(first, Position(), state)
+            runs.start(job, origin)
+        job.ranks.wait()
+        log = stack.enter_context(loggers.opened(logs, job.run, config))
         if resume and job.ranks.first:
             runs.cut_events(job.run, [stage.name for stage in job.stages], position)
         first_step = 0
@@ -308,6 +313,8 @@ def _save(run: _Run, following: Position, state: Learner, events: IO[str] | None
     if not ended:
         left = run.clips.state(following.epoch, following.step)
         training |= {"stream": left.as_dict(), **state.state()}
-    checkpoint.save(job.last, job.model, stage, state.delivered, training, run.origin)
+    # last.pt says that the stage has ended: it comes after all that belongs to that
+    file = job.last.with_name(f"{stage.name}.pt") if ended else job.last
+    checkpoint.save(file, job.model, stage, state.delivered, training, run.origin)
     if ended:
-        media.write_bytes(job.last.with_name(f"{stage.name}.pt"), job.last.read_bytes())
+        media.write_bytes(job.last, file.read_bytes())

@@ -106,7 +106,7 @@ def extract(path: Path, target: Path, reporter: Reporter, *, force: bool = False
         files = _judged(path, archive)
         total = sum(file.size for file in files)
         if total > (free := shutil.disk_usage(partial.parent).free):
-            raise DataError(
+            raise VsodpipeError(
                 f"{path}: unpacks to {total / 2**30:.1f} GiB, and {partial.parent} has "
                 f"{free / 2**30:.1f} GiB left. Make room, or name another data root."
             )
@@ -116,7 +116,6 @@ def extract(path: Path, target: Path, reporter: Reporter, *, force: bool = False
                 _copy(path, archive, file, partial / file.name)
                 counter.advance()
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        media.remove(target)
 
 
 @contextmanager

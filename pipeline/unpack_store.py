@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from vsodpipe.progress import Reporter
 from vsodpipe.reader import Store
 from vsodpipe.shards import JPEGS
 
+RECORD = ".store.json"
+"""Says, in a data set, which store it was unpacked from."""
 FOLDERS = {
     "img": "RGB",
     "gt": "GT",
@@ -28,11 +31,15 @@ def unpack(store: Store, out: Path, reporter: Reporter, *, force: bool = False) 
     """Write the files of `store` below `out`; return the folder of the data set.
 
     Pictures are PNG, or the JPEG bytes themselves where the store holds such; flow vectors are
-    `.flo`. Appears whole or not at all. Raises DataError where the folder is there already, unless
-    `force` says to replace it.
+    `.flo`. Appears whole or not at all; what was unpacked from the same store is kept. Raises
+    DataError where something else is there already, unless `force` says to replace it.
     """
     target = out / store.dataset
+    record = json.dumps({"store": store.fingerprint})
     if target.exists() and not force:
+        if (target / RECORD).is_file() and media.read_bytes(target / RECORD) == record.encode():
+            reporter.say(f"{target}: is there already, of the same store")
+            return target
         raise DataError(f"{target}: is there already. Use --force, or another --out.")
     owner = catalogue.card_of(store.dataset, catalogue.cards_root(str(out)))
     stills = owner is not None and owner[0].kind == "image"
@@ -44,7 +51,7 @@ def unpack(store: Store, out: Path, reporter: Reporter, *, force: bool = False) 
                     counter.advance()
                 for key in ("flow", "flow_picture"):
                     _record(store, key, _folder(folder, name, key, stills))
-        media.remove(target)
+        (folder / RECORD).write_text(record)
     return target
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import files_below, write_video
-from vsodpipe import catalogue, cluster, flow_job, flows, media
+from vsodpipe import catalogue, cluster, flow_job, flows, locks, media
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
 from vsodpipe.flow_job import Options, Spec
 from vsodpipe.progress import Reporter
@@ -218,17 +218,18 @@ def test_ctrl_c_leaves_nothing_running(root: Path, plugin: Path) -> None:
 def test_two_commands_at_once_wait_for_each_other(root: Path, quiet: Reporter) -> None:
     video = catalogue.find("S", root).videos[0]
     code = (
-        "import sys; from pathlib import Path; from vsodpipe import catalogue, flow_job\n"
-        "video = catalogue.find('S', Path(sys.argv[1])).videos[0]\n"
-        "with flow_job._alone(video): print('mine')"
+        "import sys; from pathlib import Path; from vsodpipe import locks\n"
+        "with locks.alone(Path(sys.argv[1]), print): print('mine')"
     )
-    with flow_job._alone(video):
+    place = video.frames[0].img.parent
+    with locks.alone(place):
         other = subprocess.Popen(
-            [sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True
         )
         with pytest.raises(subprocess.TimeoutExpired):
             other.communicate(timeout=2)
-    assert other.communicate(timeout=30)[0] == "mine\n"
+    waited = f"waiting for process {os.getpid()}, which is at work in {place}\nmine\n"
+    assert other.communicate(timeout=30)[0] == waited
     assert np.all([not name.endswith("lock") for name in files_below(root)])
 
 

@@ -24,7 +24,7 @@ FOLDERS = {
 WHEEL_SUFFIXES = (".py", ".toml", ".typed", ".html", ".css", ".js")
 ROOMS = [
     ["errors"],
-    ["remote"],
+    ["locks", "remote"],
     ["layout_table"],
     ["recipe_text"],
     ["recipe", "progress", "devices", "ranks", "meter", "signals", "flow_ahead", "flow_entries"],

@@ -42,6 +42,9 @@ def test_pack_show_check_unpack(vsodpipe: Command, source: Source, tmp_path: Pat
         media.read_mask(folder / "GT" / "00003.png"), opened.read(1, 3, "gt") == 1
     )
     code, _, err = vsodpipe("unpack", path, "--out", "again")
+    assert code == 0 and "is there already, of the same store" in err
+    (tmp_path / "again" / "TINY_train" / ".store.json").unlink()
+    code, _, err = vsodpipe("unpack", path, "--out", "again")
     assert code == 2 and "is there already" in err
     # and back: the same pixels, from the files that were unpacked
     code, out, _ = vsodpipe(

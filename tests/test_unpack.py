@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers import files_below
 from raw_sets import FRAME, RAW
 from vsodpipe import catalogue, importer, unpack
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, VsodpipeError
 from vsodpipe.progress import Reporter
 
 Run = Callable[..., tuple[int, str, str]]
@@ -161,7 +161,7 @@ def test_a_full_disk_is_noticed_before(
 ) -> None:
     archive = zipped(tmp_path / "ViSal.zip", [("cat/00001.jpg", FRAME)])
     monkeypatch.setattr(unpack.shutil, "disk_usage", lambda _: type("Disk", (), {"free": 3}))
-    with pytest.raises(DataError, match="Make room"):
+    with pytest.raises(VsodpipeError, match="Make room"):
         importer.import_dataset("visal", archive, tmp_path / "data", quiet)
     assert not list((tmp_path / "data").rglob("*.jpg"))
 
