@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5, help="after one that does not count")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=int, default=1, help="pairs in flight in the engine")
+    parser.add_argument("--batch", type=int, help="pairs in flight (default: the engine's)")
     return parser.parse_args()
 
 
