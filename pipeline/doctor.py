@@ -33,6 +33,7 @@ EXTRAS = {
     "hdf5": (("h5py",), "pack --format hdf5, stores that end in .h5"),
     "video": (("av",), "the overlay video of predict"),
     "remote": (("aiohttp", "s3fs"), "manifests and stores at https:// and s3://"),
+    "serve": (("httptools", "starlette", "uvicorn", "uvloop"), "serve"),
     "tensorboard": (("tensorboard",), "train --log tensorboard"),
     "wandb": (("wandb",), "train --log wandb"),
     "mlflow": (("mlflow",), "train --log mlflow"),

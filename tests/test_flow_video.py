@@ -349,7 +349,7 @@ def test_an_error_ends_all_threads_and_leaves_nothing(
         advance = step
     before = threading.active_count()
     (output,) = flow_video.outputs(video, engine.fingerprint, Options())
-    wanted = DataError if isinstance(error, OSError) else type(error)
+    wanted = VsodpipeError if isinstance(error, OSError) else type(error)
     with pytest.raises(wanted):
         flow_video.write(video, engine, Options(), [output], advance)  # type: ignore[arg-type]
     assert threading.active_count() == before

@@ -325,7 +325,7 @@ def test_a_training_continues_in_its_run(tmp_path: Path) -> None:
     assert Path(run).parent == home.runs and run.endswith("-7")
     manifest = f"--manifest={home.manifests}/tiny.json"
     assert set(first) == {"train", manifest, f"--run={run}", "--stage=debug", "--workers=0"} | {
-        *("--", "dbsnet")
+        *("--json", "--", "dbsnet")
     }
     Path(run).mkdir(parents=True)
     (Path(run) / "run.json").write_text("{}")

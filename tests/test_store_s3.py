@@ -28,8 +28,8 @@ def test_a_store_on_s3(source: Source, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
-        url = "s3://bucket/sets/t.zarr"
+        s3fs.S3FileSystem().mkdir("stores")
+        url = "s3://stores/sets/t.zarr"
         with pytest.raises(DataError, match="no store"):
             reader.open_store(url)
         assert not pack_train(source, url).kept
@@ -44,7 +44,7 @@ def test_a_store_on_s3(source: Source, tmp_path: Path, monkeypatch: pytest.Monke
             np.testing.assert_array_equal(one, two)
         cached = reader.open_store(url, cache=tmp_path / "cache")
         np.testing.assert_array_equal(cached.read(1, 3, "img"), local.read(1, 3, "img"))
-        s3fs.S3FileSystem().rm("bucket/sets/t.zarr/img/c/1/0/0/0")
+        s3fs.S3FileSystem().rm("stores/sets/t.zarr/img/c/1/0/0/0")
         with pytest.raises(DataError, match="is not there"):
             reader.open_store(url).read(1, 0, "img")
     finally:

@@ -100,7 +100,7 @@ KINDS = {
             **{"run": Rule.RUN, "resume": Rule.RUN},
             **_free("stage task strict_data compile workers device"),
         },
-        frozenset({"recipe", "log", "cache_dir", "cache_size", "quiet"}),
+        frozenset({"recipe", "log", "cache_dir", "cache_size", "json", "quiet"}),
         reads="manifest",
     ),
     "test": Kind(
