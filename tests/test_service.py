@@ -330,7 +330,8 @@ def test_a_training_continues_in_its_run(tmp_path: Path) -> None:
     Path(run).mkdir(parents=True)
     (Path(run) / "run.json").write_text("{}")
     again = places.words(job, home)
-    assert set(again) == {"train", manifest, f"--resume={run}", "--workers=0", "--", "dbsnet"}
+    resumed = {"train", manifest, f"--resume={run}", "--workers=0", "--json", "--", "dbsnet"}
+    assert set(again) == resumed
 
 
 def test_what_waits_for_what(tmp_path: Path) -> None:
