@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
@@ -37,6 +36,7 @@ def _here_or_there(function: Callable[..., None]) -> Callable[..., None]:
     def called(ctx: typer.Context, at: str | None, **values: Any) -> None:
         if not at:
             return function(**values)
+        from vsodpipe import remote
         from vsodpipe.service import client
 
         kind = str(ctx.info_name)
@@ -44,8 +44,7 @@ def _here_or_there(function: Callable[..., None]) -> Callable[..., None]:
         quiet, as_json = given.pop("quiet", False), given.get("json", False)
         if not KINDS[kind].prints:  # a job always has its result as JSON
             given.pop("json", None)
-        token = os.environ.get("VSODPIPE_TOKEN")
-        client.run(kind, given, at, token, quiet=quiet, show=as_json or KINDS[kind].prints)
+        client.run(kind, given, at, remote.token(), quiet=quiet, show=as_json or KINDS[kind].prints)
 
     hints = get_type_hints(function, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ def serve(
     jobs: Annotated[int, typer.Option(min=1, help="Jobs that run at once.")] = 2,
 ) -> None:
     """Serve the same commands to others: jobs over HTTP, a page, data as URLs."""
-    from vsodpipe import catalogue, flows
+    from vsodpipe import catalogue, flows, remote
     from vsodpipe import cluster as clusters
 
     try:
@@ -50,7 +49,7 @@ def serve(
             manifests=Path("manifests").absolute(),
             host=host,
             port=port,
-            token=os.environ.get("VSODPIPE_TOKEN") or None,
+            token=remote.token(),
             cluster=cluster,
             watch=None if watch is None else watch.absolute(),
             engine=engine,

@@ -6,7 +6,15 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from vsodpipe.errors import DataError
+from vsodpipe.errors import DataError, UsageError
+
+
+def token() -> str | None:
+    """Return VSODPIPE_TOKEN, None where there is none. Raises UsageError for one of no use."""
+    given = os.environ.get("VSODPIPE_TOKEN") or None
+    if given is not None and not (given.isascii() and given.isprintable()):
+        raise UsageError("VSODPIPE_TOKEN: expected plain ASCII characters, without line ends.")
+    return given
 
 
 def options(url: str) -> dict[str, Any]:
@@ -14,10 +22,11 @@ def options(url: str) -> dict[str, Any]:
 
     VSODPIPE_TOKEN goes to the scheme, host and port of VSODPIPE_AT, and nowhere else.
     """
-    at, token = os.environ.get("VSODPIPE_AT", ""), os.environ.get("VSODPIPE_TOKEN")
-    if not token or not at.startswith(("http://", "https://")) or _origin(at) != _origin(url):
+    at = os.environ.get("VSODPIPE_AT", "")
+    if not at.startswith(("http://", "https://")) or _origin(at) != _origin(url):
         return {}
-    return {"client_kwargs": {"headers": {"Authorization": f"Bearer {token}"}}}
+    given = token()
+    return {"client_kwargs": {"headers": {"Authorization": f"Bearer {given}"}}} if given else {}
 
 
 def _origin(url: str) -> tuple[str, str | None, int]:

@@ -21,9 +21,9 @@ def settings_of(folder: Path, **more: Any) -> Settings:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve an application over HTTP; yield its URL."""
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+def served(app: Any, **options: Any) -> Iterator[str]:
+    """Serve an application over HTTP, with `options` of uvicorn; yield its URL."""
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

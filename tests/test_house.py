@@ -87,7 +87,7 @@ ROOMS = [
     ["service.queue", "service.places", "service.processes"],
     ["service.runner"],
     ["service.events", "service.telemetry"],
-    ["service.guard"],
+    ["service.guard", "service.connections"],
     ["service.probe", "service.ranges", "service.shelf"],
     ["service.files", "service.page", "service.state", "service.upload", "service.watch"],
     ["service.jobs"],

@@ -20,8 +20,10 @@ from starlette.responses import Response
 from helpers import files_below, write_video
 from serving import Server, Stuck, serving, start
 from vsodpipe.service import guard, places, processes, requests, telemetry
+from vsodpipe.service.hub import Hub
 from vsodpipe.service.kinds import KINDS
 from vsodpipe.service.queue import Queue
+from vsodpipe.service.runner import Runner
 from vsodpipe.service.settings import Settings
 
 TOKEN = "0123456789abcdef-secret"
@@ -125,8 +127,8 @@ def test_cancel(server: Server, root: Path) -> None:
 def test_a_job_killed_from_outside_starts_again(server: Server, root: Path) -> None:
     held = stuck(root)
     job = server.submit("flow", names=["LONG_train"], engine="dis", gap=2, force=True)
-    server.wait(job["id"], "running")
-    held.wait(root / "LONG_train/one/FLOW")
+    while not server.get(f"/api/jobs/{job['id']}").json["progress"]:
+        time.sleep(0.02)
     (pid,) = [
         json.loads(line)["pid"]
         for line in server.log.read_text().splitlines()
@@ -160,6 +162,7 @@ WRONG = [
     ({"kind": "flow", "arguments": {"names": ["-x"]}}, "expected the name of a data set"),
     ({"kind": "flow", "arguments": {"names": ["a/.service/b"]}}, "is not inside"),
     ({"kind": "flow", "arguments": {"names": ["a\x00"]}}, "printable characters"),
+    ({"kind": "flow", "arguments": {"names": ["datasets/../.."]}}, "expected a path inside"),
     ({"kind": "import", "arguments": {"name": "a/b", "source": ["x"]}}, "expected a name"),
     ({"kind": "import", "arguments": {"name": "a", "source": ["/etc"]}}, "is not inside"),
     ({"kind": "pack", "arguments": {"name": "http://x/y.json"}}, "expected a path inside"),
@@ -406,3 +409,47 @@ def test_too_much_at_once(tmp_path: Path) -> None:
     guarded = guard.Guard(answer, home, telemetry.Meters())
     assert asyncio.run(many()) == [200, 200, 429, 200, 429]
     assert asyncio.run(many()) == [200, 200, 429, 200, 429], "they have ended"
+
+
+def test_a_cancel_outlives_its_server(tmp_path: Path) -> None:
+    """Whoever was told that a job is cancelled does not meet it again after a kill."""
+    home = Settings(tmp_path / "datasets", tmp_path / "runs", tmp_path / "manifests")
+    home.data.mkdir()
+    runner = Runner(home, Hub())
+    job = runner.submit("pack", {"name": "A"})["id"]
+    runner.queue.begin(job)
+    runner._active[job] = None
+    runner.cancel(job)
+    runner.queue.close()  # and the server is killed
+
+    async def life() -> dict[str, Any]:
+        runner = Runner(home, Hub())
+        work = asyncio.create_task(runner.run())
+        while runner.get(job)["ended"] is None:
+            await asyncio.sleep(0.01)
+        found = runner.get(job)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return found
+
+    found = asyncio.run(life())
+    assert (found["state"], found["code"]) == ("cancelled", 130)
+
+
+def test_a_result_with_nan_is_shown(tmp_path: Path) -> None:
+    home = Settings(tmp_path / "datasets", tmp_path / "runs", tmp_path / "manifests")
+    home.data.mkdir()
+    runner = Runner(home, Hub())
+    job = runner.submit("eval", {"folders": ["runs/a"], "manifest": ["a.json"]})["id"]
+    runner.output(job).write_text('{"mae": NaN, "s": 0.5}')
+    runner._end(job, "done", 0, None)
+    assert runner.get(job)["summary"] == {"mae": None, "s": 0.5}
+    runner.queue.close()
+
+
+def test_one_server_a_data_root(server: Server, root: Path, vsodpipe: Any) -> None:
+    code, _, err = vsodpipe("serve", "--data", str(root), "--port", "0")
+    assert code == 2 and "another vsodpipe serve works there" in err
+    port = server.url.rpartition(":")[2]
+    code, _, err = vsodpipe("serve", "--data", str(root.parent), "--port", port)
+    assert code == 2 and "Name another --port" in err

@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,56 @@ def test_an_upload_goes_on_where_it_broke_off(
         {"name": "holiday", "source": [str(file)], "own": True},
     )
     assert file.read_bytes() == data
+    # asked for again after its import failed, it is imported again
+    jobs.states[1] = "failed"
+    assert announce(client, "surf.mp4", data, **more).json()["job"] == 2 and len(jobs.asked) == 2
+    jobs.states[2] = "running"
+    assert announce(client, "surf.mp4", data, **more).json()["job"] == 2
     # what is imported goes, with the next upload at the latest
-    jobs.states[1] = "done"
+    jobs.states[2] = "done"
     announce(client, "other.mp4", data)
     assert not file.parent.exists()
     assert client.get(f"/api/uploads/{number}").status_code == 404
+
+
+def test_two_senders_of_one_upload(client: TestClient, settings: Settings) -> None:
+    """However they meet, bytes are taken once: an offset holds only for whoever is alone."""
+    data = os.urandom(50_000)
+    number = announce(client, "surf.mp4", data).json()["id"]
+    half = len(data) // 2
+
+    def first() -> int:
+        return int(send(client, number, 0, data[:half]).status_code)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [each.result() for each in [pool.submit(first) for _ in range(24)]]
+    assert sorted(answers) == [200] + [409] * 23
+    assert client.get(f"/api/uploads/{number}").json()["offset"] == half
+    assert (settings.state / "uploads" / number / "part").read_bytes() == data[:half]
+
+
+def test_a_folder_without_its_record_goes_too(client: TestClient, settings: Settings) -> None:
+    left = settings.state / "uploads" / ("0" * 32)
+    left.mkdir(parents=True)
+    announce(client, "surf.mp4", b"x")
+    assert left.exists(), "it may have been begun just now"
+    os.utime(left, (0, 0))
+    announce(client, "surf.mp4", b"x")
+    assert not left.exists()
+
+
+def test_the_probe_has_no_token(
+    client: TestClient, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSODPIPE_TOKEN", "x" * 16)
+    shell = tmp_path / "python"
+    shell.write_text(f"#!/bin/sh\nenv > {tmp_path}/said")
+    shell.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(shell))
+    number = announce(client, "surf.mp4", b"x").json()["id"]
+    assert send(client, number, 0, b"x").status_code == 200
+    said = (tmp_path / "said").read_text()
+    assert "VSODPIPE_JOB_OF" in said and "VSODPIPE_TOKEN" not in said
 
 
 def test_what_is_not_taken(client: TestClient, settings: Settings, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -11,7 +12,7 @@ from importlib.util import find_spec
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -28,7 +29,10 @@ _MODULES = ("state", "upload", "page", "files")
 
 
 def create(settings: Settings, hub: Hub) -> Guard:
-    """Return the application; `hub.close()` ends its streams before it stops."""
+    """Return the application; `hub.close()` ends its streams before it stops.
+
+    Raises VsodpipeError for a queue that cannot be used.
+    """
     meters, devices = telemetry.Meters(), telemetry.Devices()
 
     async def metrics(request: Request) -> Response:
@@ -66,18 +70,21 @@ def create(settings: Settings, hub: Hub) -> Guard:
         exception_handlers={
             VsodpipeError: _refused,
             HTTPException: _http,
+            sqlite3.Error: _broken,
+            ClientDisconnect: _gone,
             Exception: _unexpected,
         },
         lifespan=_lifespan,
     )
-    app.state.settings, app.state.hub = settings, hub
+    app.state.settings = settings
+    app.state.jobs = Runner(settings, hub)
     return Guard(app, settings, meters)
 
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    runner = app.state.jobs = Runner(settings, app.state.hub)
+    runner: Runner = app.state.jobs
     app.state.closing = runner.hub.closing
     work = app.state.work = [asyncio.create_task(runner.run())]
     if settings.watch is not None:
@@ -107,6 +114,15 @@ async def _http(request: Request, error: Exception) -> Response:
     answer = guard.error(error.status_code, error.detail)
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return guard.error(400, "the request broke off.")  # for the log: nobody is there to hear it
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    LOG.error("queue", extra={"problem": str(error)})
+    return guard.error(503, f"the queue cannot be used just now: {error}.")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

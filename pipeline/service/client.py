@@ -35,12 +35,13 @@ class Server:
     """A server's address, and how to speak to it."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"--at {url}: expected http://HOST:PORT of a vsodpipe serve.")
         if parts.username or parts.query:
             raise UsageError("--at: the token belongs in VSODPIPE_TOKEN, not in the address.")
@@ -64,7 +65,7 @@ class Server:
             with closing(self._connection()) as connection:
                 connection.request(method, self._base + path, data, self._headers | headers)
                 with connection.getresponse() as answer:
-                    if answer.status >= 400:
+                    if answer.status >= 300:
                         raise self._error(answer)
                     yield answer
         except http.client.HTTPException as error:
@@ -81,10 +82,14 @@ class Server:
             return UsageError(f"{self.url}: {reason} Set VSODPIPE_TOKEN.")
         return UsageError(reason)
 
-    def read(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the JSON of an answer."""
+    def job(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Return the number of the job of an answer, as `id`. Raises UsageError for another."""
         with self.open(method, path, body) as answer:
-            return json.loads(answer.read())
+            said = answer.read()
+        try:
+            return {"id": int(json.loads(said)["id"])}
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.url}: what answers there is no vsodpipe serve.") from None
 
     def events(self, job: int, after: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Yield (event, data, id) of a job until its stream ends. Raises OSError when cut off."""
@@ -118,7 +123,7 @@ def run(
     reporter = Reporter(quiet)
     server = Server(at, token)
     try:
-        job = server.read("POST", "/api/jobs", {"kind": kind, "arguments": arguments})
+        job = server.job("POST", "/api/jobs", {"kind": kind, "arguments": arguments})
     except OSError as error:
         raise VsodpipeError(
             f"--at {at}: no vsodpipe serve answers there ({error}). Check the address."
@@ -151,6 +156,11 @@ def _follow(server: Server, job: dict[str, Any], reporter: Reporter) -> dict[str
                 problem = "the stream ended"
             except OSError as error:
                 problem = str(error)
+            except (ValueError, KeyError, TypeError) as error:
+                raise VsodpipeError(
+                    f"{server.url}: speaks another version of vsodpipe "
+                    f"({type(error).__name__} {error}). Job {job['id']} goes on there."
+                ) from error
             if lost is None:
                 lost = time.monotonic()
                 reporter.warn(f"{server.url}: {problem}; trying again")
@@ -217,7 +227,7 @@ def _interrupted(server: Server, job: dict[str, Any], reporter: Reporter) -> dic
         sys.stderr.write(f"\nLeave job {number} running on {server.url}? [Y/n] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("n", "no"):
-            server.read("POST", f"/api/jobs/{number}/cancel")
+            server.job("POST", f"/api/jobs/{number}/cancel")
             reporter.say("cancelling; it stops with everything saved")
             return _follow(server, job, reporter)
     raise Interrupted(

@@ -6,6 +6,7 @@ answered (no DNS rebinding), changes need the same origin, and no CORS header is
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -19,12 +20,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vsodpipe.service.settings import Settings
-from vsodpipe.service.telemetry import Meters
+from vsodpipe.service.telemetry import FOLLOWER, GUEST, REQUEST, Meters
 
 LOG = logging.getLogger("vsodpipe.service")
 COOKIE = "vsodpipe"
 PUBLIC = ("/", "/login", "/healthz", "/api/me")
 """What needs no token, beside the page's own files in /static/."""
+BODY_SECONDS = 60.0
+"""Within which a request must have come; of an upload, the next bytes."""
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; "
@@ -71,10 +74,10 @@ class Guard:
             return
         answer = _Answer(scope, receive, send, self._limit(scope), self._meters)
         headers = Headers(scope=scope)
-        refused = self._refused(scope, headers, answer.limit)
-        follows = scope["path"] == "/api/events"
+        who = self._who(scope, headers)
+        refused = self._refused(scope, headers, who, answer.limit)
         try:
-            with self._meters.request(follows):
+            with self._meters.request(who):
                 if refused is not None:
                     await error(*refused)(scope, receive, answer.send)
                 else:
@@ -83,26 +86,37 @@ class Guard:
             answer.log()
 
     def _limit(self, scope: Scope) -> int:
-        upload = scope["method"] == "PATCH" and scope["path"].startswith("/api/uploads/")
-        return self._settings.upload_bytes if upload else self._settings.body_bytes
+        return self._settings.upload_bytes if _uploads(scope) else self._settings.body_bytes
 
-    def _refused(self, scope: Scope, headers: Headers, limit: int) -> tuple[int, str] | None:
+    def _who(self, scope: Scope, headers: Headers) -> str:
+        """Return as what a request counts: those without the token keep nobody else out."""
+        if not known(headers, self._settings):
+            return GUEST
+        return FOLLOWER if scope["path"] == "/api/events" else REQUEST
+
+    def _refused(
+        self, scope: Scope, headers: Headers, who: str, limit: int
+    ) -> tuple[int, str] | None:
         settings, path = self._settings, scope["path"]
         host = headers.get("host", "")
         if settings.token is None and not _LOOPBACK.fullmatch(host):
             return 403, "the Host of the request is not this server's."
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_origin(headers, host):
             return 403, "a page of another site may change nothing here."
-        if path not in PUBLIC and not path.startswith("/static/") and not known(headers, settings):
+        if path not in PUBLIC and not path.startswith("/static/") and who == GUEST:
             return 401, "expected the token: Authorization: Bearer TOKEN (VSODPIPE_TOKEN)."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             return 413, f"expected at most {limit} bytes."
-        follows = path == "/api/events"
-        there = self._meters.followers if follows else self._meters.in_flight
-        if there >= (settings.followers if follows else settings.in_flight):
+        if self._meters.there[who] >= (
+            settings.followers if who == FOLLOWER else settings.in_flight
+        ):
             return 429, "too many requests at once. Try again in a moment."
         return None
+
+
+def _uploads(scope: Scope) -> bool:
+    return bool(scope["method"] == "PATCH" and scope["path"].startswith("/api/uploads/"))
 
 
 def _same_origin(headers: Headers, host: str) -> bool:
@@ -121,14 +135,26 @@ class _Answer:
         self.limit, self.status = limit, 0
         self._scope, self._receive, self._send, self._meters = scope, receive, send, meters
         self._taken = self._sent = 0
+        self._whole = False
         self._started = time.monotonic()
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(self._patience()):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, "the request did not come to its end.") from None
+        self._whole = not message.get("more_body", False)
         self._taken += len(message.get("body", b""))
         if self._taken > self.limit:
             raise HTTPException(413, f"expected at most {self.limit} bytes.")
         return message
+
+    def _patience(self) -> float | None:
+        """Return for how many seconds the next bytes are waited for: None after the last ones."""
+        if self._whole:
+            return None
+        return BODY_SECONDS - (0 if _uploads(self._scope) else time.monotonic() - self._started)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

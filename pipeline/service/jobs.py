@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +21,7 @@ from vsodpipe.service.settings import Settings
 
 _PAGE = 500
 """The most jobs of one answer."""
+_NUMBER = re.compile("[0-9]{1,15}")
 _WEEKS = 4 * 7 * 24 * 3600
 
 
@@ -61,10 +63,10 @@ def routes(settings: Settings) -> list[BaseRoute]:
     return [
         Route("/api/jobs", submit, methods=["POST"]),
         Route("/api/jobs", listed, methods=["GET"]),
-        Route("/api/jobs/{job:int}", job, methods=["GET"]),
-        Route("/api/jobs/{job:int}/cancel", cancel, methods=["POST"]),
-        Route("/api/jobs/{job:int}/log", log, methods=["GET"]),
-        Route("/api/jobs/{job:int}/output", output, methods=["GET"]),
+        Route("/api/jobs/{job}", job, methods=["GET"]),
+        Route("/api/jobs/{job}/cancel", cancel, methods=["POST"]),
+        Route("/api/jobs/{job}/log", log, methods=["GET"]),
+        Route("/api/jobs/{job}/output", output, methods=["GET"]),
         Route("/api/events", follow, methods=["GET"]),
         Route("/api/kinds", kinds, methods=["GET"]),
         Route("/api/me", me, methods=["GET"]),
@@ -90,7 +92,7 @@ def _number(request: Request, name: str, most: int, default: int | None) -> int 
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 16 and 0 < int(text) <= most):
+    if not _NUMBER.fullmatch(text) or not 0 < int(text) <= most:
         raise UsageError(f"{name}={text[:40]}: expected a whole number from 1 to {most}.")
     return int(text)
 
@@ -115,10 +117,13 @@ async def listed(request: Request) -> Response:
 
 
 def _known(request: Request) -> dict[str, Any]:
+    number = str(request.path_params["job"])
     try:
-        return _runner(request).get(request.path_params["job"])
-    except (KeyError, OverflowError):
-        raise HTTPException(404, f"no job {request.path_params['job']}.") from None
+        if _NUMBER.fullmatch(number):
+            return _runner(request).get(int(number))
+    except KeyError:
+        pass
+    raise HTTPException(404, f"no job {number[:40]}.")
 
 
 async def job(request: Request) -> Response:
@@ -154,7 +159,7 @@ async def follow(request: Request) -> Response:
         request.path_params["job"] = number
         _known(request)
     place = request.headers.get("last-event-id", "0")
-    offset = int(place) if place.isascii() and place.isdecimal() and len(place) < 16 else 0
+    offset = int(place) if _NUMBER.fullmatch(place) else 0
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(
         events.stream(runner, number, offset), media_type="text/event-stream", headers=headers

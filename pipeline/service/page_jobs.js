@@ -4,6 +4,8 @@ import { again } from "./page_forms.js";
 
 const OPEN = ["queued", "waiting", "running"];
 const jobs = new Map();
+const CARDS = 8; // beyond these the data sets below would be far away
+let all = false;
 let older = null; // where the next page of ended jobs begins
 let ended = () => {};
 
@@ -58,8 +60,11 @@ const draw = () => {
   const order = (job) => OPEN.indexOf(job.state);
   const open = sorted.filter((job) => OPEN.includes(job.state)).sort((a, b) => order(b) - order(a));
   const past = sorted.filter((job) => !OPEN.includes(job.state));
-  redraw(at("open"), ...(open.length ? open.map(card) : [h("p", { class: "soft" }, "No job is open.")]));
-  if (!past.length) return redraw(at("past"));
+  const rest = open.slice(CARDS);
+  redraw(at("open"), ...(open.length ? open.slice(0, CARDS).map(card) : [h("p", { class: "soft" }, "No job is open.")]),
+    rest.length ? h("details", { open: all, ontoggle: (event) => (all = event.target.open) }, h("summary", {}, `${rest.length} more are open`), rest.map(card)) : "");
+  const further = older ? h("div", { class: "tools" }, by("Older jobs", "older", more)) : "";
+  if (!past.length) return redraw(at("past"), further);
   const columns = [
     ["command", (job) => h("code", { class: "command" }, job.command)],
     ["state", (job) => badge(job.state)],
@@ -70,8 +75,7 @@ const draw = () => {
       by("Log", `log-${job.id}`, () => showLog(job), { "aria-label": `log of job ${job.id}` }),
       by("Again", `again-${job.id}`, () => again(job), { "aria-label": `fill in the form like job ${job.id}` })]],
   ];
-  redraw(at("past"), h("h3", {}, "Ended"), table("Ended jobs", columns, past),
-    older && h("div", { class: "tools" }, by("Older jobs", "older", more)));
+  redraw(at("past"), h("h3", {}, "Ended"), table("Ended jobs", columns, past), further);
 };
 
 const read = async (before) => {

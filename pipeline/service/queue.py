@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     state TEXT NOT NULL,
     code INTEGER,
     tries INTEGER NOT NULL DEFAULT 0,
+    cancelled INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL,
     started REAL,
     ended REAL,
@@ -53,13 +54,28 @@ class Queue:
     """The jobs of one data root. Used by one thread."""
 
     def __init__(self, file: Path) -> None:
+        """Open the queue in `file`. Raises VsodpipeError for one that cannot be used."""
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.row_factory = sqlite3.Row
+        try:
+            self._prepare(file)
+        except sqlite3.Error as error:
+            self.close()
+            raise VsodpipeError(
+                f"{file}: the queue cannot be used ({error}). Free the disk or mend its rights; "
+                "moved away, it is begun anew without the jobs of before."
+            ) from error
+
+    def _prepare(self, file: Path) -> None:
         # WAL: a killed process loses nothing, and a submission does not wait for the disk
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
         if version not in (0, _VERSION):
+            self.close()
             raise VsodpipeError(f"{file}: is of another version of vsodpipe. Move it away.")
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version={_VERSION}")
@@ -177,10 +193,14 @@ class Queue:
             (state, code, time.time(), message, _text(progress), _text(summary), job),
         )
 
-    def unfinished(self) -> list[int]:
-        """Return the jobs that a killed server left running."""
-        rows = self._db.execute("SELECT id FROM jobs WHERE state = 'running' ORDER BY id")
-        return [row["id"] for row in rows]
+    def cancel(self, job: int) -> None:
+        """Note that a job that runs is to be cancelled, should its server not see its end."""
+        self._db.execute("UPDATE jobs SET cancelled = 1 WHERE id = ?", (job,))
+
+    def unfinished(self) -> dict[int, bool]:
+        """Return the jobs that a killed server left running, and whether they were cancelled."""
+        rows = self._db.execute("SELECT id, cancelled FROM jobs WHERE state = 'running'")
+        return {row["id"]: bool(row["cancelled"]) for row in rows}
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -219,8 +219,9 @@ def _groups(name: str, data: Path) -> set[str]:
     """Return the groups of what a job names: a data set, a path or glob inside it, a manifest."""
     if name.endswith(".json"):
         return {_group(Path(name).stem), *_held(Path(name))}
-    first = Path(name).relative_to(data).parts[0] if name.startswith("/") else name
-    return {"*"} if set("*?[") & set(first) else {_group(first)}
+    inside = Path(name).relative_to(data).parts[:1] if name.startswith("/") else (name,)
+    # without a part it is the data root itself
+    return {"*"} if set("*?[") & set("".join(inside) or "*") else {_group(inside[0])}
 
 
 def _held(manifest: Path) -> set[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ TRIES = 3
 """How often a job is started whose process was killed from outside."""
 LOG_BYTES = 8 * 2**20
 """The most bytes of a job's log; what it says after that is not kept."""
+AGAIN_SECONDS = 2.0
+"""After which a queue that could not be written is tried again."""
 SUMMARY_BYTES = 256 * 2**10
 """The largest result that is part of a job's record; /output has any."""
 
@@ -72,6 +77,7 @@ class Runner:
         if state not in OPEN:
             raise UsageError(f"job {job}: has ended already ({state}).")
         if job in self._active:
+            self.queue.cancel(job)
             process = self._active[job]
             if process is not None and job not in self._cancelled:
                 self._background(processes.stop(process))
@@ -93,17 +99,34 @@ class Runner:
     async def run(self) -> None:
         """Start jobs as their turn comes, until cancelled; then stop them, to continue later."""
         left = await asyncio.to_thread(processes.end_orphans, self.settings.state)
-        for job in self.queue.unfinished():
-            self.queue.requeue(job, "continues after a restart of the server", counts=False)
-            self.hub.changed(job)
-            LOG.info("job", extra={"job": job, "state": "queued", "orphans": left})
         try:
+            await self._written(lambda: self._take_up(left))
             while True:
-                self._start_due()
-                await self._due.wait()
                 self._due.clear()
+                await self._written(self._start_due)
+                await self._due.wait()
         finally:
             await self._stop()
+
+    def _take_up(self, orphans: int) -> None:
+        for job, cancelled in self.queue.unfinished().items():
+            if cancelled:
+                self._end(job, "cancelled", 130, "cancelled")
+                continue
+            self.queue.requeue(job, "continues after a restart of the server", counts=False)
+            self.hub.changed(job)
+            LOG.info("job", extra={"job": job, "state": "queued", "orphans": orphans})
+
+    async def _written(self, work: Callable[[], None]) -> None:
+        """Do `work` on the queue, as often as the disk is full: what happened is not forgotten."""
+        while True:
+            try:
+                return work()
+            except sqlite3.Error as error:
+                LOG.error("queue", extra={"problem": str(error)})
+                if self._stopping:  # the next server finds the job as one that a kill left
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
 
     def _start_due(self) -> None:
         free = self.settings.jobs - len(self._active)
@@ -151,7 +174,10 @@ class Runner:
             said.append(f"{type(error).__name__}: {error}")
         if process is not None:
             processes.kill_group(process.pid)  # its workers, or itself where following it failed
-        self._ended(job, code, said[0] if said else None)
+        await self._written(lambda: self._ended(job, code, said[0] if said else None))
+        self._active.pop(job, None)
+        self._cancelled.discard(job)
+        self._due.set()
 
     async def _start(self, job: int) -> processes.Process:
         record = self.queue.get(job)
@@ -164,7 +190,7 @@ class Runner:
     async def _listen(self, job: int, process: processes.Process, said: deque[str]) -> None:
         """Take progress from the process, and keep its other lines as the job's log."""
         assert process.stderr is not None
-        with open(self.log(job), "ab") as log:
+        with open(self.log(job), "ab", buffering=0) as log:
             while True:
                 try:
                     line = await process.stderr.readline()
@@ -180,8 +206,8 @@ class Runner:
                     if not text.startswith("Next: "):
                         said.append(text)
                     if log.tell() < LOG_BYTES:
-                        log.write(text.encode() + b"\n")
-                        log.flush()
+                        with suppress(OSError):  # a full disk: the job may still come to its end
+                            log.write(text.encode() + b"\n")
                     self.hub.moved(job)
 
     def _moved(self, job: int, line: bytes) -> None:
@@ -195,9 +221,7 @@ class Runner:
         self.hub.moved(job)
 
     def _ended(self, job: int, code: int | None, said: str | None) -> None:
-        del self._active[job]
         cancelled = job in self._cancelled
-        self._cancelled.discard(job)
         if self._stopping and code not in (0, 2) and not cancelled:
             self.queue.requeue(job, "continues when the server is started again", counts=False)
             self.progress.pop(job, None)
@@ -213,12 +237,12 @@ class Runner:
         else:
             number = 1 if code is None else code if code > 0 else 128 - code
             self._end(job, "failed", number, (said or "").removeprefix("error: "))
-        self._due.set()
 
     def _end(self, job: int, state: str, code: int | None, message: str | None) -> None:
-        last = self.progress.pop(job, None)
-        self.finished.pop(job, None)
+        last = self.progress.get(job)
         self.queue.end(job, state, code, message, last, self._summary(job))
+        self.progress.pop(job, None)
+        self.finished.pop(job, None)
         LOG.info("job", extra={"job": job, "state": state, "code": code})
         self.hub.changed(job)
         self._due.set()
@@ -228,6 +252,7 @@ class Runner:
         try:
             if self.output(job).stat().st_size > SUMMARY_BYTES:
                 return None
-            return json.loads(self.output(job).read_bytes())
+            # NaN is no JSON: one answer with it would be none to a browser
+            return json.loads(self.output(job).read_bytes(), parse_constant=lambda _: None)
         except (OSError, ValueError):
             return None

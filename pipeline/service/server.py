@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -15,13 +16,16 @@ from types import FrameType
 import uvicorn
 
 from vsodpipe.errors import UsageError
-from vsodpipe.service import app, telemetry
+from vsodpipe.service import app, connections, telemetry
 from vsodpipe.service.hub import Hub
 from vsodpipe.service.settings import Settings
 
 LOG = logging.getLogger("vsodpipe.service")
 TOKEN_LENGTH = 16
 """The fewest characters of a token."""
+
+_FILES = 65536
+"""Open files that are enough for every limit of Settings."""
 
 
 def check(settings: Settings) -> None:
@@ -35,10 +39,6 @@ def check(settings: Settings) -> None:
         )
     if settings.token is not None and len(settings.token) < TOKEN_LENGTH:
         raise UsageError(f"VSODPIPE_TOKEN: expected at least {TOKEN_LENGTH} characters.")
-    if settings.token is not None and not (
-        settings.token.isascii() and settings.token.isprintable()
-    ):
-        raise UsageError("VSODPIPE_TOKEN: expected plain ASCII characters.")
     if settings.watch is not None and not settings.watch.is_dir():
         raise UsageError(f"--watch {settings.watch}: no such folder.")
 
@@ -53,11 +53,13 @@ def _loopback(host: str) -> bool:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; jobs that run then continue at the next start."""
     check(settings)
+    _allow_connections()
     with _held(settings), _listening(settings) as listener:
         _log_to_stderr()
         hub = Hub()
         config = uvicorn.Config(
             app.create(settings, hub),
+            http=connections.Patient,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -69,14 +71,22 @@ def run(settings: Settings) -> None:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         LOG.info("serving", extra={"url": f"http://{shown}:{port}", "data": str(settings.data)})
-        # uvicorn sends itself the signal again after a graceful end: that is no failure
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
         server = _Server(config, hub)
+        # uvicorn takes signals once it runs, and sends itself the one that ended it again
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, server.handle_exit)
         server.run(sockets=[listener])
         LOG.info("ended")
     if not server.started:
         sys.exit(1)
+
+
+def _allow_connections() -> None:
+    """Allow more open files than the usual 1024, of which each connection is one."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Server(uvicorn.Server):

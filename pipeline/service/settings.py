@@ -32,7 +32,7 @@ class Settings:
     body_bytes: int = 2**20
     """The most bytes of any other request."""
     in_flight: int = 128
-    """Requests at once; followers of progress count apart."""
+    """Requests at once; followers of progress, and whoever has no token, count apart."""
     followers: int = 1000
     """Open streams of progress at once."""
 

@@ -16,11 +16,15 @@ from vsodpipe.service.runner import Runner
 
 _FACTS = (
     *("url", "data", "job", "kind", "state", "code", "pid", "signal", "orphans"),
-    *("method", "path", "status", "bytes", "seconds", "client"),
+    *("drop", "problem", "method", "path", "status", "bytes", "seconds", "client"),
 )
 """What a record of the log may carry beside its event."""
 _DEVICES_SECONDS = 10.0
 """How long what nvidia-smi said is taken for true."""
+
+
+REQUEST, FOLLOWER, GUEST = "request", "follower", "guest"
+"""As what a request counts while it is answered: a guest has not given the token."""
 
 
 class JsonLines(logging.Formatter):
@@ -43,20 +47,19 @@ class Meters:
     """Counts requests."""
 
     def __init__(self) -> None:
-        self.in_flight = self.followers = 0
+        self.there: Counter[str] = Counter()
+        """Requests that are being answered, by what they count as."""
         self.answers: Counter[int] = Counter()
         self.sent = self.taken = 0
 
     @contextmanager
-    def request(self, follows: bool) -> Iterator[None]:
-        """Count one request while it lasts; one that follows progress counts apart."""
-        self.in_flight += not follows
-        self.followers += follows
+    def request(self, who: str) -> Iterator[None]:
+        """Count one request while it lasts."""
+        self.there[who] += 1
         try:
             yield
         finally:
-            self.in_flight -= not follows
-            self.followers -= follows
+            self.there[who] -= 1
 
     def answered(self, status: int, sent: int, taken: int) -> None:
         """Count an answer and its bytes."""
@@ -104,8 +107,9 @@ async def text(runner: Runner, meters: Meters, devices: Devices) -> str:
         ("jobs", "gauge", "Jobs by state.", {f'state="{k}"': v for k, v in counts.items()}),
         ("queue_length", "gauge", "Jobs not begun.", counts["queued"] + counts["waiting"]),
         ("frames_per_second", "gauge", "Frames per second of all running jobs.", round(frames, 3)),
-        ("requests_in_flight", "gauge", "Requests being answered.", meters.in_flight),
-        ("followers", "gauge", "Open streams of progress.", meters.followers),
+        ("requests_in_flight", "gauge", "Requests being answered.",
+         meters.there[REQUEST] + meters.there[GUEST]),
+        ("followers", "gauge", "Open streams of progress.", meters.there[FOLLOWER]),
         ("responses_total", "counter", "Answers by status.",
          {f'status="{k}"': v for k, v in sorted(meters.answers.items())}),
         ("sent_bytes_total", "counter", "Bytes of answers.", meters.sent),

@@ -19,6 +19,8 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,7 @@ from starlette.routing import BaseRoute, Route
 from vsodpipe import card, media
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.progress import printable
+from vsodpipe.service import processes
 from vsodpipe.service.settings import Settings
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
@@ -72,7 +75,11 @@ class Uploads:
         about = _announced(await request.body())
         _check_name(about, self._settings)
         await self.tidy(request.app.state.jobs)
-        return JSONResponse(await run_in_threadpool(self._begin, about), 201)
+        found = await run_in_threadpool(self._begin, about)
+        if _state_of(request.app.state.jobs, found["job"]) in ("failed", "cancelled"):
+            with self._alone(found["id"]):  # it is here: what is asked for is its import, anew
+                found = await self._finish(request, found["id"])
+        return JSONResponse(found, 201)
 
     async def show(self, request: Request) -> Response:
         """Say how far an upload is, as JSON and in the header Upload-Offset."""
@@ -82,43 +89,53 @@ class Uploads:
     async def send(self, request: Request) -> Response:
         """Take bytes from Upload-Offset on; with the last ones the file is checked and imported."""
         number = request.path_params["id"]
-        found = await run_in_threadpool(self._state, number)
-        if request.headers.get("upload-offset") != str(found["offset"]) or number in self._busy:
-            raise HTTPException(
-                409, f"expected Upload-Offset: {found['offset']}.", headers=_offsets(found)
-            )
-        self._busy.add(number)
-        try:
+        with self._alone(number):  # before the look: an offset holds only for whoever is alone
+            found = await run_in_threadpool(self._state, number)
+            if request.headers.get("upload-offset") != str(found["offset"]):
+                raise HTTPException(
+                    409, f"expected Upload-Offset: {found['offset']}.", headers=_offsets(found)
+                )
             await self._take(request, number, found["bytes"] - found["offset"])
             found = await run_in_threadpool(self._state, number)
             if found["offset"] == found["bytes"] and found["job"] is None:
                 found = await self._finish(request, number)
-        finally:
-            self._busy.discard(number)
         return JSONResponse(found, headers=_offsets(found))
 
     async def drop(self, request: Request) -> Response:
         """Give an upload up and remove its bytes."""
         number = request.path_params["id"]
-        await run_in_threadpool(self._state, number)
-        if number in self._busy:
-            raise HTTPException(409, "bytes of it are arriving. Stop sending first.")
-        await run_in_threadpool(media.remove, self._folder / number)
+        with self._alone(number):
+            await run_in_threadpool(self._state, number)
+            await run_in_threadpool(media.remove, self._folder / number)
         return Response(status_code=204)
+
+    @contextmanager
+    def _alone(self, number: str) -> Iterator[None]:
+        if number in self._busy:
+            raise HTTPException(409, "bytes of it are arriving. Ask for its Upload-Offset later.")
+        self._busy.add(number)
+        try:
+            yield
+        finally:
+            self._busy.discard(number)
 
     async def tidy(self, jobs: Any) -> None:
         """Remove what is imported, and what nobody went on with for a week."""
         for folder, job, age in await run_in_threadpool(self._lying):
-            if folder.name not in self._busy and (age > KEPT_SECONDS or _is_done(jobs, job)):
-                await run_in_threadpool(media.remove, folder)
+            if folder.name not in self._busy and (
+                age > KEPT_SECONDS or _state_of(jobs, job) == "done"
+            ):
+                with self._alone(folder.name):
+                    await run_in_threadpool(media.remove, folder)
 
     def _lying(self) -> list[tuple[Path, int | None, float]]:
         """Return the folder of every upload, its job and the seconds since its last change."""
         found = []
         for folder in self._folder.glob("*"):
             try:
-                newest = max(path.stat().st_mtime for path in folder.iterdir())
-                found.append((folder, _read(folder)["job"], time.time() - newest))
+                newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+                job = _read(folder)["job"] if (folder / RECORD).is_file() else None
+                found.append((folder, job, time.time() - newest))
             except (OSError, ValueError, DataError):  # it goes away just now
                 continue
         return found
@@ -154,7 +171,15 @@ class Uploads:
     async def _take(self, request: Request, number: str, wanted: int) -> None:
         """Write the body to the end of the part; of a broken connection what has come."""
         buffer = bytearray()
-        with open(self._folder / number / PART, "ab") as file:
+        with open(self._folder / number / PART, "ab", buffering=0) as file:
+
+            async def write() -> None:
+                try:
+                    while buffer:  # a full disk takes a part of it, which counts
+                        del buffer[: await run_in_threadpool(file.write, bytes(buffer))]
+                except OSError as error:
+                    raise HTTPException(507, f"no room for it: {error.strerror}.") from None
+
             try:
                 async for data in request.stream():
                     wanted -= len(data)
@@ -162,11 +187,10 @@ class Uploads:
                         raise HTTPException(413, "more bytes came than were announced.")
                     buffer += data
                     if len(buffer) >= WRITTEN:
-                        await run_in_threadpool(file.write, bytes(buffer))
-                        buffer.clear()
+                        await write()
             except ClientDisconnect:
                 pass
-            await run_in_threadpool(file.write, bytes(buffer))
+            await write()
 
     async def _finish(self, request: Request, number: str) -> dict[str, Any]:
         """Check the file that is whole now, and submit its import."""
@@ -176,7 +200,7 @@ class Uploads:
             if part.exists():
                 await run_in_threadpool(_check_sum, part, about)
                 os.replace(part, whole)  # the check goes by its name
-            await _check_content(whole)
+            await _check_content(whole, self._settings)
         except (DataError, UsageError):
             await run_in_threadpool(media.remove, folder)
             raise
@@ -198,11 +222,12 @@ def routes(settings: Settings) -> list[BaseRoute]:
     ]
 
 
-def _is_done(jobs: Any, job: int | None) -> bool:
+def _state_of(jobs: Any, job: int | None) -> str | None:
+    """Return the state of an import: None without one, done where the queue has forgotten it."""
     try:
-        return job is not None and bool(jobs.get(job)["state"] == "done")
-    except KeyError:  # the queue has forgotten it
-        return True
+        return None if job is None else str(jobs.get(job)["state"])
+    except KeyError:
+        return "done"
 
 
 def _announced(body: bytes) -> Announced:
@@ -246,11 +271,14 @@ def _check_sum(file: Path, about: dict[str, Any]) -> None:
         )
 
 
-async def _check_content(file: Path) -> None:
+async def _check_content(file: Path, settings: Settings) -> None:
     """Look into a foreign file in a process of its own: a decoder may crash, or take for ever."""
     call = [sys.executable, "-m", "vsodpipe.service.probe", str(file)]
     child = await asyncio.create_subprocess_exec(
-        *call, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *call,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=processes.environment(settings.data, settings.state),  # without the token
     )
     try:
         _, said = await asyncio.wait_for(child.communicate(), CHECK_SECONDS)
