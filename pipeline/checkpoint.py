@@ -306,13 +306,13 @@ def _bare(key: str) -> str:
 def examine_published(state: Mapping[str, torch.Tensor]) -> LoadReport | None:
     """Return how `state` (of `plain_state`) fits the published network that it resembles most.
 
-    None if fewer than half of any network's tensors are there.
+    None if fewer than half of any network's tensors are there, of whatever shape.
     """
     names = [name for name in models.names() if published_names(name) is not None]
     reports = [_fit(name, state) for name in names]
     # all tensors of an image network may be in that for videos, too: the smaller one it is
-    best = max(reports, key=lambda report: (report.tensors, -len(report.missing)), default=None)
-    if best is None or best.tensors <= len(best.missing) + len(best.misshapen):
+    best = max(reports, key=lambda r: (r.tensors, len(r.misshapen), -len(r.missing)), default=None)
+    if best is None or best.tensors + len(best.misshapen) <= len(best.missing):
         return None
     return best
 

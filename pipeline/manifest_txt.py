@@ -104,7 +104,7 @@ def _start(first: str, file: Path, root: Path | None) -> str:
     tried = " and ".join(str(place) for place in places)
     raise DataError(
         f"{file}: its first frame {shown(first)} is not there (looked in {tried}). "
-        "Name the folder that its paths start from with --root."
+        f"Name the folder that its paths start from: vsodpipe manifest {file} --root FOLDER."
     )
 
 

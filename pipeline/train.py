@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -168,7 +169,7 @@ def _run_stage(run: _Run, position: Position, state: Learner) -> None:
                 optimisers.set_rate(state.optimiser, rate, epoch)
                 mean = job.ranks.mean([_step(job, state, batch, place), stop.requested])
                 loss, asked = mean[0], mean[1] > 0  # on every process the same
-                _check_loss(job, stage, batch, place, loss)
+                _check_loss(job, state, batch, place, loss)
                 row = {"loss": loss, "lr": rate, **meter.step()}
                 _write(events, stage, epoch, step, row)
                 run.log.numbers(run.first_step + at, row)
@@ -236,10 +237,11 @@ def _seed(job: Job, stage: Stage, place: Position) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
-def _check_loss(job: Job, stage: Stage, batch: Sample, place: Position, loss: float) -> None:
+def _check_loss(job: Job, state: Learner, batch: Sample, place: Position, loss: float) -> None:
     """Raise VsodpipeError for a loss that is no number, with the keys of the batch on disk."""
     if math.isfinite(loss):
         return
+    stage = state.stage
     keys = ["/".join(key) for found in job.ranks.gather(batch["key"]) for key in found]
     file = job.run / "bad_batch.json"
     note = {"stage": stage.name, "epoch": place.epoch, "step": place.step, "loss": str(loss)}
@@ -248,7 +250,28 @@ def _check_loss(job: Job, stage: Stage, batch: Sample, place: Position, loss: fl
         media.write_bytes(file, text.encode() + b"\n")
     raise VsodpipeError(
         f"stage {stage.name}: the loss is {loss} on {keys[0]} (the whole batch: {file}). "
-        "Lower the rate with --set optim.lr, or use --set precision=fp32."
+        f"{_remedy(job, state, begun=place.epoch + place.step > 0)}"
+    )
+
+
+def _check_weights(job: Job, state: Learner) -> None:
+    """Raise VsodpipeError for weights that are no numbers, as gradients of a good loss may be."""
+    if not all(bool(value.isfinite().all()) for value in state.delivered.state_dict().values()):
+        raise VsodpipeError(
+            f"stage {state.stage.name}: its weights are no longer numbers, so they are not saved. "
+            f"{_remedy(job, state, begun=True)}"
+        )
+
+
+def _remedy(job: Job, state: Learner, *, begun: bool) -> str:
+    """Return what helps against a loss that is no number; a resumed run would meet it again."""
+    exact = isinstance(state.autocast, nullcontext)
+    if exact and not begun:  # the rate has done nothing yet
+        return "No step was taken before: look at these frames, and at the initial weights."
+    lower = f"Start again with a lower rate, such as --set optim.lr={state.stage.optim.lr / 3:.1g}"
+    return (
+        f"{lower}{'' if exact else ', or with --set precision=fp32'}; "
+        f"--stage {state.stage.name} --init {shlex.quote(str(job.run))} goes on from its weights."
     )
 
 
@@ -308,6 +331,7 @@ def _save(run: _Run, following: Position, state: Learner, events: IO[str] | None
     job, stage = run.job, state.stage
     if not job.ranks.first:
         return
+    _check_weights(job, state)
     ended = following.stage > [each.name for each in job.stages].index(stage.name)
     training: dict[str, Any] = {"position": asdict(following)}
     if not ended:

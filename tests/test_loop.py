@@ -1,5 +1,6 @@
 """The training loop on a network of two convolutions: resume, processes, averages, best weights."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -332,6 +333,44 @@ def test_the_batch_of_a_loss_that_is_no_number_is_kept(
     assert all(bool(value.isfinite().all()) for value in kept.values())
 
 
+@pytest.mark.parametrize(
+    ("precision", "bad", "remedy"),
+    [
+        ("fp32", 0, "No step was taken before: look at these frames"),
+        ("fp32", 2, r"lower rate, such as --set optim.lr=\S+; --stage debug --init \S+/r goes on"),
+        ("bf16", 0, r"optim.lr=\S+, or with --set precision=fp32; --stage debug --init"),
+    ],
+)
+def test_the_remedy_for_a_loss_that_is_no_number(
+    source: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    bad: int,
+    remedy: str,
+) -> None:
+    """A rate is to blame only where a step was taken, and float32 is no advice to float32."""
+    module, calls = models.load("plainnet"), itertools.count()
+    real = module.loss
+    monkeypatch.setattr(
+        module, "loss", lambda *given: real(*given) * (torch.nan if next(calls) == bad else 1)
+    )
+    with pytest.raises(VsodpipeError, match=remedy):
+        train.train(job(source, tmp_path / "r", f"precision={precision}"), QUIET)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that is a number may have a gradient that is none, in the last step, too."""
+    module = models.load("plainnet")
+    monkeypatch.setattr(module, "loss", lambda logits, *_: (0 * logits["saliency"]).sum().sqrt())
+    with pytest.raises(VsodpipeError, match="weights are no longer numbers.*lower rate"):
+        train.train(job(source, tmp_path / "r", "epochs=1", "steps_per_epoch=1"), QUIET)
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "r").values())
+    assert not (tmp_path / "r/checkpoints/debug.pt").exists()
+
+
 def test_an_objective_replaces_forward_and_loss(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +495,19 @@ def test_compile_is_asked_for(
     )
     train.train(job(source, tmp_path / "r", "epochs=1", compiled=True), QUIET)
     assert compiled == ["Plain"]
+
+
+@pytest.mark.skipif(os.environ.get("FAULTS") != "long", reason="compiles: FAULTS=long")
+def test_a_compiled_network_trains_alike(source: Source, tmp_path: Path) -> None:
+    train.train(job(source, tmp_path / "plain", "epochs=2"), QUIET)
+    train.train(job(source, tmp_path / "compiled", "epochs=2", compiled=True), QUIET)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+    plain, compiled = (
+        weights(tmp_path / f"{n}/checkpoints/last.pt") for n in ("plain", "compiled")
+    )
+    assert plain.keys() == compiled.keys(), "a compiled run is read like any other"
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, atol=1e-5, rtol=1e-4)
 
 
 def test_a_printed_recipe_trains(source: Source, tmp_path: Path, vsodpipe: Run) -> None:

@@ -77,7 +77,10 @@ def test_relative_paths(
     assert read.root == str(base / "TINY_test/dice")
     assert read.manifest.datasets[0].videos[0].frames[1].img == "RGB/00001.jpg"
     if where == "root":
-        with pytest.raises(DataError, match="first frame .* is not there .*--root"):
+        with pytest.raises(
+            DataError,
+            match="first frame .* is not there .*vsodpipe manifest .*list.txt --root FOLDER",
+        ):
             manifest_txt.read(file)
 
 

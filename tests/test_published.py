@@ -88,6 +88,17 @@ def test_what_keeps_a_file_from_loading_is_listed(vsodpipe: Run, tmp_path: Path)
         checkpoint.load_published("ianet", tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("name", ["ianet", "smcf"])
+def test_a_narrower_network_is_recognised_by_its_names(name: str) -> None:
+    narrow = models.create(name, width=1, backbone_weights=None).state_dict()
+    keys = models.published_keys(name, narrow) or {}
+    bare = {keys[key].removeprefix("module."): tensor for key, tensor in narrow.items()}
+    report = checkpoint.examine_published(bare)
+    assert report is not None and report.model == name
+    (problem,) = report.problems
+    assert f"{len(report.misshapen)} tensors of another shape" in problem
+
+
 def test_bad_files_end_the_test_command_in_words(
     vsodpipe: Run, source: Source, tmp_path: Path
 ) -> None:
