@@ -14,6 +14,7 @@ import ast
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
@@ -129,13 +130,19 @@ def _modules() -> dict[str, str]:
 
     The files are parsed, not imported: listing the names must not cost the import of torch.
     """
-    found: dict[str, str] = {}
-    for file in (file for folder in __path__ for file in sorted(Path(folder).glob("*.py"))):
-        for node in ast.parse(file.read_text(encoding="utf-8"), file.name).body:
-            match node:
-                case ast.Assign(targets=[ast.Name(id="ENGINES")], value=value):
-                    found.update(dict.fromkeys(ast.literal_eval(value), file.stem))
-    return found
+    files = (file for folder in __path__ for file in sorted(Path(folder).glob("*.py")))
+    return {name: file.stem for file in files for name in _listed(file)}
+
+
+@cache
+def _listed(file: Path) -> tuple[str, ...]:
+    """Return the `ENGINES` of a file."""
+    found: list[str] = []
+    for node in ast.parse(file.read_text(encoding="utf-8"), file.name).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="ENGINES")], value=value):
+                found += ast.literal_eval(value)
+    return tuple(found)
 
 
 def _plugins() -> dict[str, EntryPoint]:

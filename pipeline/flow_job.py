@@ -190,8 +190,7 @@ def _write(
     advance: Callable[[], None],
 ) -> Written:
     # on what is read, for a cluster's worker taken for dead too: the partial folder is the same
-    place = work.video.file or work.video.frames[0].img.parent
-    with locks.alone(place, say):
+    with locks.alone(flow_video.locked(work.video), say):
         # another process that had this video may have finished it while this one waited
         todo = [o for o in work.todo if not flow_video.is_done(work.video, o, force=True)]
         if not todo:

@@ -161,8 +161,13 @@ def check_length(video: Video, frames: int, options: Options) -> None:
         gap = f" at a gap of {options.gap}" if options.gap > 1 else ""
         raise DataError(
             f"video {video.name}: expected at least {least} frames for flow{gap}, got {frames}. "
-            "Remove the video, or use --tail zero (zero flow) or --tail none."
+            "Remove the video, or use --tail zero (zero flow)."
         )
+
+
+def locked(video: Video) -> Path:
+    """Return what a command locks that works on `video`: its file, or the folder of its frames."""
+    return video.file or video.frames[0].img.parent
 
 
 def _files(video: Video) -> list[Path]:

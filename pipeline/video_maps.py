@@ -25,6 +25,7 @@ from vsodpipe import (
     film_file,
     flow_video,
     footage,
+    locks,
     media,
     overlay,
     sampling,
@@ -78,6 +79,8 @@ class Work:
     """One video: what its results are recorded as, and which of them are there."""
 
     place: Place
+    source: str
+    """What its frames are, see `flow_video.source`."""
     records: tuple[dict[str, Any], ...]
     done: tuple[bool, ...]
     """Whether the maps of each column are there."""
@@ -122,7 +125,7 @@ def _beside(video: Video) -> Path:
     if video.file is not None:
         return video.file.with_name(video.file.stem)
     folder = video.frames[0].img.parent
-    if video.flow_base.parent != folder.parent or video.flow_inner:
+    if video.flow_base != folder.with_name(f"{folder.name}_FLOW"):
         raise UsageError(
             f"{video.name}: is a video of a data set. Say where its maps go: --out FOLDER."
         )
@@ -154,8 +157,14 @@ def predict(
     decode or is too short for its flow, for folders and files that hold something else and, unless
     told to replace them, results of other networks; the last two before anything is computed.
     """
-    works = survey(videos, columns, engine, settings)
-    return [_video(work, columns, engine, settings, reporter) for work in works]
+    survey(videos, columns, engine, settings)
+    results = []
+    for place in videos:
+        # as `vsodpipe flow` locks it; what another process did meanwhile is looked at again
+        with locks.alone(flow_video.locked(place.video), reporter.say):
+            work = _work(place, columns, engine, settings)
+            results.append(_video(work, columns, engine, settings, reporter))
+    return results
 
 
 def survey(
@@ -163,9 +172,10 @@ def survey(
     columns: Sequence[Column],
     engine: Engine | None,
     settings: Settings,
-) -> list[Work]:
-    """Return what there is to do for every video; see `predict` for the errors."""
-    return [_work(place, columns, engine, settings) for place in videos]
+) -> None:
+    """Refuse what `predict` would, before anything is computed."""
+    for place in videos:
+        _work(place, columns, engine, settings)
 
 
 def _work(
@@ -183,7 +193,7 @@ def _work(
     mark = MARK + hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
     file = place.overlay
     draws = file is not None and not _is_marked(file, mark, settings.force)
-    return Work(place, tuple(records), done, mark, draws)
+    return Work(place, source, tuple(records), done, mark, draws)
 
 
 def _is_done(folder: Path, record: Mapping[str, Any], force: bool) -> bool:
@@ -270,6 +280,8 @@ def _video(
         with reporter.task(title, len(shown), "frame") as counter, behind(1, IN_FLIGHT) as run:
             for frame in range(len(shown)):
                 run(partial(put, frame, reel.shot(frame), [next(found) for found in maps]))
+        if flow_video.source(place.video) != work.source:
+            raise DataError(f"video {place.video.name}: has changed while it was read. Run again.")
     return Result(place, len(shown), True)
 
 
@@ -320,7 +332,6 @@ def _folder(
         yield put
         note = json.dumps({**record, "length": len(shown)}, indent=1)
         (place / MAPS_RECORD).write_text(note, encoding="utf-8")
-        media.remove(folder)
 
 
 @contextmanager

@@ -238,7 +238,8 @@ def test_flag_list() -> None:
     """A new option needs a reason: it changes this list."""
     found = {n: {o for p in c.params for o in p.opts if o[0] == "-"} for n, c in commands().items()}
     elsewhere = {name for name, flags in found.items() if "--at" in flags}
-    assert elsewhere == {"import", "flow", "manifest", "pack", "train", "test", "eval"}
+    jobs = {"import", "flow", "manifest", "pack", "train", "test", "predict", "eval"}
+    assert elsewhere == jobs
     found = {name: flags - {"--at"} for name, flags in found.items()}
     common = {"--data", "--force", "--json", "--quiet", "-q"}
     assert found == {

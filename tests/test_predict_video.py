@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -53,6 +54,7 @@ SMALL = {
     ],
     "dpa": ["network.width=4", "data.references=3"],
     "smcf": ["data.predict_frames=4"],
+    "plainnet": ["data.clip=3"],  # where any network does
 }
 
 
@@ -112,6 +114,15 @@ def write_film(
     return list(clip.img)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def plainnet() -> Iterator[None]:
+    extra = Path(__file__).parent / "extra_models"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "__path__", [*models.__path__, str(extra)])
+        yield
+    sys.modules.pop("vsodpipe.models.plainnet", None)
+
+
 def maps_of(folder: Path) -> dict[str, NDArray[np.uint8]]:
     return {file.stem: media.read_map(file) for file in sorted(folder.glob("*.png"))}
 
@@ -158,7 +169,7 @@ def test_maps_are_those_of_flow_manifest_and_test(
 def test_a_film_of_uneven_times_with_sound(tmp_path: Path, vsodpipe: Run) -> None:
     times = [0, 0.04, 0.2, 0.21, 0.5, 0.9, 1.0]
     images = write_film(tmp_path / "h.mkv", times, sound="aac")
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     code, _, err = vsodpipe("predict", "h.mkv", "--checkpoint", run, "--audio")
     assert code == 0, err
     assert "maps: h_maps, 7 frames" in err and "Next: play h.vsod.mp4" in err
@@ -174,7 +185,7 @@ def test_a_film_of_uneven_times_with_sound(tmp_path: Path, vsodpipe: Run) -> Non
             sound.append([bytes(packet) for packet in opened.demux(audio=0) if packet.size])
     assert sound[0] == sound[1] and len(sound[0]) > 30, "copied, not encoded again"
     # the first panel shows the frame
-    panel = overlay.grid(["frame", "flow", "dbsnet"], (48, 64))
+    panel = overlay.grid(["frame", "flow", "plainnet"], (48, 64))
     for image, frame in zip(images, shown, strict=True):
         picture = frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray()
         assert picture.shape[:2] == panel.size
@@ -191,7 +202,7 @@ def test_sound_that_cannot_be_copied(
     tmp_path: Path, vsodpipe: Run, sound: str, name: str, words: str
 ) -> None:
     write_film(tmp_path / name, [0, 0.1, 0.2], sound=sound)
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     code, _, err = vsodpipe("predict", name, "--checkpoint", run, "--audio")
     assert (code == 0) == (not sound) and words in err
     assert (tmp_path / "a_maps").exists() == (not sound)
@@ -201,7 +212,7 @@ def test_checkpoints_side_by_side(
     clip: Path, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The flow is computed once for all; maps that are there are taken from there."""
-    runs = [write_run(tmp_path / m, m, {"A_train": record()}) for m in ("dbsnet", "dpa")]
+    runs = [write_run(tmp_path / m, m, {"A_train": record()}) for m in ("plainnet", "dpa")]
     pairs = []
     real = film.computed
     monkeypatch.setattr(film, "computed", lambda *given: pairs.append(1) or real(*given))
@@ -209,14 +220,14 @@ def test_checkpoints_side_by_side(
     code, out, err = vsodpipe(*call, "--json")
     assert code == 0 and len(pairs) == 1, err
     result = json.loads(out)["videos"][0]
-    assert set(result["maps"]) == {"dbsnet", "refs"} and result["frames"] == 6
-    folders = [tmp_path / "clip_maps-dbsnet", tmp_path / "clip_maps-refs"]
+    assert set(result["maps"]) == {"plainnet", "refs"} and result["frames"] == 6
+    folders = [tmp_path / "clip_maps-plainnet", tmp_path / "clip_maps-refs"]
     stamps = [(f / "00000.png").stat().st_mtime_ns for f in folders]
     both = [maps_of(folder) for folder in folders]
     assert any((both[0][name] != both[1][name]).any() for name in both[0])
     with av.open(str(tmp_path / "clip.vsod.mp4")) as made:
         size = (made.streams.video[0].height, made.streams.video[0].width)
-    assert size == overlay.grid(["frame", "flow", "dbsnet", "refs"], (48, 64)).size
+    assert size == overlay.grid(["frame", "flow", "plainnet", "refs"], (48, 64)).size
 
     # alone, each gives the same maps
     code, _, err = vsodpipe(
@@ -238,7 +249,7 @@ def test_an_ended_run_leaves_nothing_and_continues(
     clip: Path, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(clip, tmp_path / "zoo.mp4")
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     call = ("predict", "*.mp4", "--checkpoint", run)
     before = files_below(tmp_path)
     done: list[int] = []
@@ -274,7 +285,7 @@ def test_the_window_is_as_long_for_any_video(
     most: dict[int, int] = {}
     engine = flows.create("dis", preset="ultrafast")
     named = []
-    for model, change in (("dbsnet", "data.clip=3"), ("dpa", "data.references=2")):
+    for model, change in (("plainnet", "data.clip=3"), ("dpa", "data.references=2")):
         run = write_run(tmp_path / model, model, {"A_train": record()}, change)
         named.append(str(run))
     for length in (10, 26):
@@ -383,15 +394,13 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 
 
 def test_bad_input_is_one_line(tmp_path: Path, vsodpipe: Run, clip: Path) -> None:
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     call = ("--checkpoint", run)
     (tmp_path / "text\x1b[31m.mp4").write_text("hello")
     (tmp_path / "empty").mkdir()
-    torch.save({"a": torch.zeros(2)}, tmp_path / "state.pt")
     refused(vsodpipe("predict", "text\x1b[31m.mp4", *call), "not a video that OpenCV can read")
     refused(vsodpipe("predict", "empty", *call), "no frames found")
     refused(vsodpipe("predict", "clip.mp4", "--checkpoint", "none.pt"), "no such checkpoint")
-    refused(vsodpipe("predict", "clip.mp4", "--checkpoint", "state.pt"), "a bare state dict of 1")
     twice = ("--checkpoint", f"x={run}") * 2
     refused(vsodpipe("predict", "clip.mp4", *twice), "two checkpoints are called x")
     refused(vsodpipe("predict", "clip.mp4", "--checkpoint", f"a/b={run}"), "expected a name")
@@ -400,6 +409,8 @@ def test_bad_input_is_one_line(tmp_path: Path, vsodpipe: Run, clip: Path) -> Non
     refused(vsodpipe("predict", "clip.mp4", *call, "--tail", "none"), "every frame needs flow")
     (tmp_path / "file").write_text("")
     refused(vsodpipe("predict", "clip.mp4", *call, "--out", "file/x"), "cannot be written")
+    media.write_bytes(tmp_path / "A_test/dog/RGB/0.png", media.encode_png(np.zeros((8, 8))))
+    refused(vsodpipe("predict", "A_test", *call), "is a video of a data set", "--out FOLDER")
     write_film(tmp_path / "one.mp4", [0])
     refused(vsodpipe("predict", "one.mp4", *call), "at least 2 frames for flow, got 1")
     for number, height in enumerate((48, 48, 50)):
@@ -417,13 +428,13 @@ def test_bad_input_is_one_line(tmp_path: Path, vsodpipe: Run, clip: Path) -> Non
 def test_maps_of_other_weights_are_kept_unless_forced(
     clip: Path, tmp_path: Path, vsodpipe: Run
 ) -> None:
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
-    other = write_run(tmp_path / "other", "dbsnet", {"A_train": record()}, "data.clip=2")
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
+    other = write_run(tmp_path / "other", "plainnet", {"A_train": record()}, "data.clip=2")
     assert vsodpipe("predict", clip, "--checkpoint", run, "--no-overlay")[0] == 0
     refused(vsodpipe("predict", clip, "--checkpoint", other, "--no-overlay"), "of other weights")
     assert vsodpipe("predict", clip, "--checkpoint", other, "--no-overlay", "--force")[0] == 0
     code, _, err = vsodpipe("predict", clip, "--checkpoint", other, "--preset", "fast", "--force")
-    assert code == 0 and "warning: dbsnet: its flow is of another kind" in err
+    assert code == 0 and "warning: plainnet: its flow is of another kind" in err
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -432,7 +443,7 @@ def test_the_shortest_videos(tmp_path: Path, vsodpipe: Run, frames: int) -> None
     for number in range(frames):
         image = synth.make_clip(4, 2, size=(51, 37)).img[number]
         media.write_bytes(tmp_path / f"up/{number}.png", media.encode_png(image))
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     tail = ("--tail", "zero") if frames == 1 else ()
     code, _, err = vsodpipe("predict", "up", "--checkpoint", run, "--fps", "5", *tail)
     assert code == 0, err
@@ -446,7 +457,7 @@ def test_the_shortest_videos(tmp_path: Path, vsodpipe: Run, frames: int) -> None
 def test_maps_without_pyav(
     clip: Path, tmp_path: Path, vsodpipe: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = write_run(tmp_path / "run", "dbsnet", {"A_train": record()})
+    run = write_run(tmp_path / "run", "plainnet", {"A_train": record()})
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     monkeypatch.setattr(film_file.importlib.util, "find_spec", lambda name: None)
     refused(vsodpipe("predict", clip, "--checkpoint", run), "pip install 'vsodpipe[video]'")

@@ -169,6 +169,12 @@ WRONG = [
     ({"kind": "eval", "arguments": {"folders": ["runs/../.."], "manifest": ["a.json"]}}, "inside"),
     ({"kind": "train", "arguments": {"model": "dbsnet", "manifest": "/etc/a.json"}}, "inside"),
     ({"kind": "train", "arguments": {"model": "a", "manifest": "rows.txt"}}, "expected a manifest"),
+    ({"kind": "predict", "arguments": {"names": ["a"], "checkpoint": ["x=/etc"]}}, "not inside"),
+    ({"kind": "predict", "arguments": {"names": ["/a.mp4"], "checkpoint": ["r"]}}, "not inside"),
+    (
+        {"kind": "predict", "arguments": {"names": ["a"], "checkpoint": ["r"], "out": "/tmp/o"}},
+        "is not inside the folder runs",
+    ),
     ({"kind": "flow"}, "names: field required"),
     ({"kind": 1}, "kind: Input should be a valid string"),
     ([], "body: Input should be an object"),
@@ -227,7 +233,7 @@ def test_descriptions(server: Server) -> None:
         "type": "integer",
     }
     assert set(server.get("/api/kinds").json) == {
-        *("import", "flow", "manifest", "pack", "train", "test", "eval")
+        *("import", "flow", "manifest", "pack", "train", "test", "predict", "eval")
     }
     page = server.get("/docs").body.decode()
     assert "POST /api/jobs" in page and "http" not in page.replace(server.url, "")

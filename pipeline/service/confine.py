@@ -11,6 +11,7 @@ from vsodpipe.service.kinds import Rule
 from vsodpipe.service.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*=")
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,128}=[^/\\~]*")
 
 
@@ -44,6 +45,10 @@ def value(text: str, rule: Rule, settings: Settings) -> str:
             return _inside(text, settings, [settings.runs])
         case Rule.FILE:
             return _inside(text, settings, [settings.runs, settings.data])
+        case Rule.NAMED:
+            name = _LABEL.match(text)
+            start = name.end() if name else 0
+            return text[:start] + _inside(text[start:], settings, [settings.runs, settings.data])
         case Rule.WORD if not _NAME.fullmatch(text) or "." in text:
             return _inside(text, settings, [settings.runs, settings.data])
         case _:

@@ -9,6 +9,7 @@ its value may be:
     MANIFEST   a .json of the folder of manifests
     RUN        a path inside the folder of runs
     FILE       a path inside the folder of runs or the data root
+    NAMED      a FILE, or NAME=FILE
     WORD       a plain word, or a FILE
     NAME       one name of letters, digits, `_`, `-` and `.`
     KEYS       KEY=VALUE of a recipe; the value names no file
@@ -30,6 +31,7 @@ class Rule(Enum):
     MANIFEST = auto()
     RUN = auto()
     FILE = auto()
+    NAMED = auto()
     WORD = auto()
     NAME = auto()
     KEYS = auto()
@@ -111,6 +113,16 @@ KINDS = {
         },
         frozenset({"quiet"}),
         reads="manifest",
+    ),
+    "predict": Kind(
+        {
+            **{"names": Rule.DATA, "checkpoint": Rule.NAMED, "out": Rule.RUN},
+            **{"weights": Rule.WORD},
+            **_free("no_overlay audio fps keep_flow crf engine updates preset precision max_side"),
+            **_free("colour tail batch device force"),
+        },
+        frozenset({"json", "data", "quiet"}),
+        writes="names",
     ),
     "eval": Kind(
         {

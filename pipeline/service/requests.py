@@ -210,7 +210,8 @@ def _locks(kind: str, values: dict[str, Any], data: Path) -> dict[str, bool]:
             locks |= dict.fromkeys(_groups(each, data), alone)
     if kind == "manifest" and "name" in values:
         locks[_group(values["name"])] = True
-    if "device" in options(kind) and values.get("engine") != "dis":
+    # flow of DIS alone needs none
+    if "device" in options(kind) and (kind != "flow" or values.get("engine") != "dis"):
         locks |= {f"device {name}": True for name in _devices(values.get("device", "auto"))}
     return locks
 

@@ -40,8 +40,6 @@ def kill_often(zygote: Zygote, world: World, name: str, kills: int, seed: int = 
     root = str(world.folder)
     world.reset(zygote, command.after)
     before = tree(world.folder)
-    zygote.run(*command.argv)  # the first one reads its modules from the disk
-    world.reset(zygote, command.after)
     started = time.monotonic()
     plain = zygote.run(*command.argv, fault=Fault(root))
     done = Killed(name, plain.events, time.monotonic() - started)

@@ -29,6 +29,8 @@ TRAIN = ("train", "plainnet", "--manifest", "manifests/tiny.json", "--device", "
 NEW_RUN = (*TRAIN, "--set", "validate.split=TINY_test", "--set", "ema=0.5", "--run", "runs/r")
 TEST = ("test", "plainnet", "--checkpoint", "runs/r", "--manifest", "manifests/tiny.json")
 TEST = (*TEST, "--device", "cpu")
+PREDICT = ("predict", "downloads/film.avi", "data/TINY_test/dice/RGB", "--checkpoint", "runs/r")
+PREDICT = (*PREDICT, "--out", "seen", "--device", "cpu")
 EVAL = ("eval", "runs/r/maps", "--manifest", "manifests/tiny.json", "--frames", "all")
 
 
@@ -78,6 +80,8 @@ COMMANDS: dict[str, Command] = {
     "test-force": Command(
         (*TEST, "--out", "maps", "--crf", "a2s", "--force"), (*_TRAINED, (*TEST, "--out", "maps"))
     ),
+    "predict": Command(PREDICT, _TRAINED),
+    "predict-force": Command((*PREDICT, "--crf", "a2s", "--force"), (*_TRAINED, PREDICT)),
     "eval": Command((*EVAL, "--json"), _TESTED, printed=True),
     "report": Command(
         ("report", "runs/r", "--manifest", "manifests/tiny.json", "--frames", "all")

@@ -15,6 +15,7 @@ and at one of them the child is killed, or is told of an error such as a full di
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -154,6 +155,7 @@ def serve() -> None:
     models.__path__.append(str(EXTRA))
     store.SHARD_BYTES = 4 * 3 * 32 * 40
     train.SAVE_SECONDS = 0.0
+    gc.freeze()  # or the first collection of each child copies all that it shares
     running: set[int] = set()
     for line in sys.stdin:
         asked = json.loads(line)
