@@ -9,10 +9,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vsodpipe import locks
 
 
 @dataclass
@@ -105,16 +107,14 @@ def start(root: Path, *options: str, log: Path, **environment: str) -> Server:
 
 
 class Stuck:
-    """Makes a job stop at one frame, which is a pipe, until `release`: no test waits by the clock.
+    """Makes a job wait before one video, as that is locked, until `release`: no test goes by time.
 
-    Every file of the video before it is done by then: its flow is committed.
+    The videos before it are done by then: their flow is committed.
     """
 
-    def __init__(self, frame: Path) -> None:
-        self._frame, self._bytes = frame, frame.read_bytes()
-        frame.unlink()
-        os.mkfifo(frame)
-        self._pipe = os.open(frame, os.O_RDWR)
+    def __init__(self, frames: Path) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(locks.alone(frames))
 
     def wait(self, *folders: Path, seconds: float = 120) -> None:
         """Wait until the flow of the other videos is committed."""
@@ -124,12 +124,8 @@ class Stuck:
             time.sleep(0.02)
 
     def release(self) -> None:
-        """Make the frame a picture again, also for whoever reads the pipe now."""
-        whole = self._frame.with_name("whole")
-        whole.write_bytes(self._bytes)
-        whole.replace(self._frame)
-        os.write(self._pipe, self._bytes)
-        os.close(self._pipe)
+        """Let the job go on."""
+        self._stack.close()
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def write_data(root: Path) -> Path:
 
 def stuck(root: Path) -> Stuck:
     """Let jobs on LONG_train stop in the last of its videos."""
-    return Stuck(root / "LONG_train" / "zoo" / "RGB" / "00002.jpg")
+    return Stuck(root / "LONG_train" / "zoo" / "RGB")
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def running(server: Server) -> dict[str, Any]:
 
 def test_ctrl_c_leaves_or_cancels(server: Server) -> None:
     root = server.log.parent / "datasets"
-    held = Stuck(root / "TINY_test/dice/RGB/00002.jpg")
+    held = Stuck(root / "TINY_test/dice/RGB")
     piped = child(server, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     job = running(server)
     piped.send_signal(signal.SIGINT)

@@ -221,7 +221,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """No file of the server may grow: it says so, and notes ends once there is room."""
     root = tmp_path / "datasets"
     write_video(root / "TINY_test/dice", 3, 3)
-    held = Stuck(root / "TINY_test/dice/RGB/00002.jpg")
+    held = Stuck(root / "TINY_test/dice/RGB")
     with serving(root, log=tmp_path / "log") as server:
         job = server.submit("flow", names=["TINY_test"], engine="dis")["id"]
         while not server.get(f"/api/jobs/{job}").json["progress"]:
