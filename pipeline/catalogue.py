@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import flow_record, media
+from vsodpipe import flow_record, media, video_file
 from vsodpipe.card import PRIVATE, card_of, cards
 from vsodpipe.errors import DataError, UsageError, unknown
 from vsodpipe.listing import entries, is_folder, numbered, pictures
@@ -63,7 +63,7 @@ class Video:
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames as uint8 RGB (H, W, 3), one at a time."""
         if self.file is not None:
-            yield from media.video_frames(self.file)
+            yield from video_file.frames(self.file)
         else:
             yield from (media.read_image(frame.img) for frame in self.frames)
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from vsodpipe import flow_entries, flow_record, media
+from vsodpipe import flow_entries, flow_record, media, video_file
 from vsodpipe.catalogue import Video
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
 from vsodpipe.flow_ahead import ahead, behind
@@ -146,7 +146,7 @@ def moved(video: Video, out: Path, alone: bool, several: bool) -> Video:
 
 def entries(video: Video, options: Options) -> int:
     """Return how many entries each folder will have; a video file's header may only estimate it."""
-    frames = media.video_length(video.file) if video.file else len(video.frames)
+    frames = video_file.length(video.file) if video.file else len(video.frames)
     return _entries(frames, options)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import media
+from vsodpipe import media, video_file
 from vsodpipe.catalogue import Video
 from vsodpipe.errors import DataError
 from vsodpipe.progress import Reporter
@@ -44,7 +44,7 @@ class Footage:
         """
         numbers = [n for n in range(len(self)) if wanted is None or n in wanted]
         if self.video.file is not None:
-            found = media.video_frames(self.video.file, wanted)
+            found = video_file.frames(self.video.file, wanted)
         else:
             found = (media.read_image(self.video.frames[n].img) for n in numbers)
         place = self.video.file or self.video.frames[0].img.parent
@@ -74,12 +74,12 @@ def look_through(video: Video, fps: float | None, reporter: Reporter) -> Footage
         times = np.arange(len(video.frames)) / (fps or FPS)
         return Footage(video, times, media.image_size(video.frames[0].img))
     said: list[float] = []
-    length = media.video_length(video.file)
+    length = video_file.length(video.file)
     with reporter.task(f"read {video.name}", length, "frame") as counter:
-        for time in media.video_times(video.file):
+        for time in video_file.times(video.file):
             said.append(time)
             counter.advance()
-    return Footage(video, _rising(said, media.video_rate(video.file)), media.video_size(video.file))
+    return Footage(video, _rising(said, video_file.rate(video.file)), video_file.size(video.file))
 
 
 def _rising(said: list[float], rate: float) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,6 @@ MAX_JSON = 2**26
 """Bytes of a record; larger ones are not read (a manifest has a limit of its own)."""
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow knows more: EPS, for which it would start Ghostscript
-
-# FFmpeg reads this once: what it finds in a broken file is said in our own words, on one line
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -121,7 +118,7 @@ def decode_image(path: str | Path, data: bytes, luma: bool = False) -> NDArray[n
     if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            _check_pixels(path, height, width)
+            check_pixels(path, height, width)
             if colorspace not in ("CMYK", "YCCK"):
                 return simplejpeg.decode_jpeg(data, "GRAY" if luma else "RGB")
         except ValueError as error:
@@ -226,96 +223,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
     is_url = isinstance(path, str) and "://" in path
     with opened(path, io.BytesIO(read_bytes(path)) if is_url else Path(path)) as picture:
         return picture.height, picture.width
-
-
-def video_frames(
-    path: str | Path, wanted: Container[int] | None = None
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of a video file as uint8 RGB (H, W, 3), one at a time.
-
-    `wanted` are the numbers of those that are yielded, None for all. Raises DataError when the file
-    is missing, holds no picture that OpenCV's FFmpeg reads, or ends well before the length in its
-    header.
-    """
-    for number, capture in enumerate(_video_decoded(path)):
-        if wanted is None or number in wanted:
-            found, frame = capture.retrieve()
-            if not found:
-                raise DataError(f"{path}: frame {number} does not decode. Get the file anew.")
-            yield np.ascontiguousarray(frame[..., ::-1])
-
-
-def video_times(path: str | Path) -> Iterator[float]:
-    """Yield the time of every frame of a video file in seconds, as its container says it.
-
-    All frames are decoded: headers may be wrong about their number. Raises DataError as
-    `video_frames` does.
-    """
-    for capture in _video_decoded(path):
-        yield capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-
-
-def _video_decoded(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    """Yield the opened file at each of its frames, decoded and not yet converted to RGB."""
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such video file.")
-    with _video_opened(path) as capture:
-        expected, count = _stated(capture), 0
-        seconds, last = expected / (capture.get(cv2.CAP_PROP_FPS) or 1), 0.0
-        while capture.grab():
-            count += 1
-            last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            yield capture
-    if not count:
-        raise DataError(f"{path}: not a video that OpenCV can read. Convert it to H.264 mp4.")
-    # some containers only estimate; at a variable rate the time of the last frame tells
-    ended = last + last / max(1, count - 1) < 0.98 * seconds
-    if count < expected - 1 and count / expected < 0.98 and ended:
-        raise DataError(
-            f"{path}: expected {expected} frames, only {count} could be read. Get the file anew, "
-            f"or re-encode what there is: ffmpeg -i {path} -c:v libx264 out.mp4"
-        )
-
-
-def video_length(path: Path) -> int:
-    """Return the number of frames in the header of a video file (0 where it does not say)."""
-    with _video_opened(path) as capture:
-        return _stated(capture)
-
-
-def _stated(capture: cv2.VideoCapture) -> int:
-    frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return int(frames) if 0 < frames < 2**31 else 0  # a header may say anything
-
-
-def video_size(path: Path) -> tuple[int, int]:
-    """Return the (height, width) of a video file's first frame, upright. Errors: `video_frames`."""
-    height, width = next(video_frames(path)).shape[:2]
-    return height, width
-
-
-def video_rate(path: Path) -> float:
-    """Return the frames per second in the header of a video file (0 where it does not say)."""
-    with _video_opened(path) as capture:
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
-    return rate if np.isfinite(rate) and rate > 0 else 0.0
-
-
-@contextmanager
-def _video_opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        # absolute, as FFmpeg takes what stands before a colon for a protocol
-        capture = cv2.VideoCapture(str(Path(path).absolute()), cv2.CAP_FFMPEG)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    try:
-        sides = cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH
-        _check_pixels(path, *(int(capture.get(side)) for side in sides))
-        yield capture
-    finally:
-        capture.release()
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
@@ -429,7 +336,7 @@ def opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image]
             # our own limit decides; Pillow warns at a third of it
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source, formats=_FORMATS) as picture:
-                _check_pixels(path, picture.height, picture.width)
+                check_pixels(path, picture.height, picture.width)
                 yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. Restore it, or check the path.") from error
@@ -443,7 +350,7 @@ def opened(path: str | Path, source: io.BytesIO | Path) -> Iterator[Image.Image]
         raise _damaged(path, error) from error
 
 
-def _check_pixels(path: str | Path, height: int, width: int) -> None:
+def check_pixels(path: str | Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise DataError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}.")
 

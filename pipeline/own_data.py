@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vsodpipe import card as known
-from vsodpipe import catalogue, flow_record, importer, media, plan, unpack
+from vsodpipe import catalogue, flow_record, importer, media, plan, unpack, video_file
 from vsodpipe.errors import DataError, UsageError, few
 from vsodpipe.importer import Imported
 from vsodpipe.listing import entries, is_folder, numbered, pictures
@@ -69,7 +69,7 @@ def import_own(
     sources = [_unpacked(source, place, reporter, force) for source in sources]
     clips = find(sources, masks, root / name)
     kept = [_thinned(clip, stride or 1) for clip in clips]
-    total = sum(len(clip.frames) or media.video_length(clip.place) for clip in kept)
+    total = sum(len(clip.frames) or video_file.length(clip.place) for clip in kept)
     frames, masked = 0, 0
     bare: list[str] = []
     with (
@@ -307,14 +307,14 @@ def _decode(clip: Clip, target: Path, stride: int, force: bool, counter: Counter
         items = _items(clip, numbered(rgb))
         if clip.masks and not importer.masks_stand(target, items):
             importer.write_masks("objects", clip.name, target, items)
-        counter.advance(media.video_length(clip.place))
+        counter.advance(video_file.length(clip.place))
         return len(items)
     if not force:
         _refuse_other(clip, rgb)
     with media.replacing(rgb) as partial:
         partial.mkdir()
         last = -1
-        for last, image in enumerate(media.video_frames(clip.place)):
+        for last, image in enumerate(video_file.frames(clip.place)):
             if last % stride == 0:
                 (partial / f"{last:05d}.jpg").write_bytes(media.encode_jpeg(image))
             counter.advance()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import catalogue, media, sheet
+from vsodpipe import catalogue, media, sheet, video_file
 from vsodpipe.catalogue import Video
 from vsodpipe.errors import DataError, UsageError, VsodpipeError
 
@@ -133,7 +133,7 @@ def _fitted(image: Image, height: int, width: int) -> Image:
 
 def _rate(video: Video) -> float:
     """Return frames per second: the file's own, 24 for a folder of frames."""
-    rate = media.video_rate(video.file) if video.file is not None else 0.0
+    rate = video_file.rate(video.file) if video.file is not None else 0.0
     return rate if 1 <= rate <= 240 else 24.0
 
 

@@ -50,6 +50,7 @@ from vsodpipe import (
     stages,
     unpack,
     unpack_store,
+    video_file,
     weights,
     zarr_files,
 )
@@ -183,14 +184,14 @@ def test_videos_that_say_they_are_huge(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(file), 0, 10, (16, 16))  # frames as they are, without a codec
     writer.write(np.zeros((16, 16, 3), np.uint8))
     writer.release()
-    assert len(list(media.video_frames(file))) == 1
+    assert len(list(video_file.frames(file))) == 1
     data, size = file.read_bytes(), struct.pack("<ii", 16, 16)
     assert size in data
     for side in (15000, 60000):
         file.write_bytes(data.replace(size, struct.pack("<ii", side, side)))
-        refused(lambda: list(media.video_frames(file)))
+        refused(lambda: list(video_file.frames(file)))
     file.write_bytes(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
-    refused(lambda: list(media.video_frames(file)), "not a video that OpenCV can read")
+    refused(lambda: list(video_file.frames(file)), "not a video that OpenCV can read")
 
 
 # ---- text: nesting, size, aliases ----

@@ -31,6 +31,7 @@ ROOMS = [
     ["threads", "weight_file"],
     ["levels", "loggers", "optimisers", "relabel", "scales"],
     ["media", "card"],
+    ["video_file"],
     ["manifest_text"],
     ["flow_record", "listing", "tree", "masks", "unpack", "shards", "place", "shard_cache"],
     ["import_record"],

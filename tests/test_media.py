@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vsodpipe import media
+from vsodpipe import media, video_file
 from vsodpipe.errors import DataError
 
 GRID = np.arange(60 * 80 * 3, dtype=np.uint32).reshape(60, 80, 3).astype(np.uint8)
@@ -152,13 +152,13 @@ def write_clip(file: Path, code: str = "MJPG", frames: int = 3, noise: int = 1) 
 
 def test_video_frames(tmp_path: Path) -> None:
     file = write_clip(tmp_path / "clip.avi")
-    frames = list(media.video_frames(file))
+    frames = list(video_file.frames(file))
     assert [round(float(f.mean()), -1) for f in frames] == [0, 120, 240]
-    assert media.video_length(file) == 3
+    assert video_file.length(file) == 3
     (tmp_path / "text.mp4").write_text("hello")
     for bad in ("text.mp4", "none.mp4"):
         with pytest.raises(DataError, match=bad):
-            list(media.video_frames(tmp_path / bad))
+            list(video_file.frames(tmp_path / bad))
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_any_container_is_tried(
     suffix = Path(name).suffix or ".avi"
     write_clip(tmp_path / f"made{suffix}", code, noise=200).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert len(list(media.video_frames(name))) == 3
+    assert len(list(video_file.frames(name))) == 3
 
 
 def test_a_video_that_ends_early_is_refused(tmp_path: Path) -> None:
     file = write_clip(tmp_path / "clip.avi", frames=60)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(DataError, match=r"expected 60 frames, only \d+ could.*ffmpeg -i"):
-        list(media.video_frames(file))
+        list(video_file.frames(file))
 
 
 def test_broken_videos_print_nothing_of_their_own(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_broken_videos_print_nothing_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "half.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "text.mp4").write_text("hello")
     code = (
-        "import sys\nfrom vsodpipe import media\nfor file in sys.argv[1:]:\n"
-        "    try:\n        media.video_length(file), list(media.video_frames(file))\n"
+        "import sys\nfrom vsodpipe import media, video_file\nfor file in sys.argv[1:]:\n"
+        "    try:\n        video_file.length(file), list(video_file.frames(file))\n"
         "    except media.DataError:\n        pass\n"
     )
     files = [str(tmp_path / name) for name in ("half.avi", "text.mp4")]

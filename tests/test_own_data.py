@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers import files_below, write_video
-from vsodpipe import card, catalogue, importer, inventory, media, own_data, synth
+from vsodpipe import card, catalogue, importer, inventory, media, own_data, synth, video_file
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.progress import Reporter
 
@@ -59,7 +59,7 @@ def test_video_files_of_a_folder(tmp_path: Path) -> None:
     assert held(root)["a"] == ([f"{t:05d}" for t in range(5)], ["00000", "00004"])
     video = catalogue.find("mine", root).videos[0]
     for t, (frame, decoded) in enumerate(
-        zip(video.frames, media.video_frames(tmp_path / "in/a.avi"), strict=True)
+        zip(video.frames, video_file.frames(tmp_path / "in/a.avi"), strict=True)
     ):
         error = np.abs(media.read_image(frame.img).astype(int) - decoded).mean()
         assert error < 1.5, "JPEG of quality 95 keeps what the file holds"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import files_below
-from vsodpipe import catalogue, media, preview
+from vsodpipe import catalogue, media, preview, video_file
 from vsodpipe.errors import DataError, UsageError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -47,7 +47,7 @@ def test_a_frame_stands_above_its_own_flow(tmp_path: Path) -> None:
 def test_a_film_has_every_entry_at_one_size(with_flow: Path) -> None:
     path = with_flow / "look.mp4"
     preview.write(path, shown(with_flow))
-    frames = list(media.video_frames(path))
+    frames = list(video_file.frames(path))
     assert [f.shape for f in frames] == [(48, 128, 3)] * (5 + 4)
     video, folder = shown(with_flow)[0]
     for half, file in ((slice(64), video.frames[2].img), (slice(64, None), folder / "00002.jpg")):
@@ -67,7 +67,7 @@ def test_a_video_file_and_sizes_that_differ(tmp_path: Path, vsodpipe: Run) -> No
     call = ("flow", "*.avi", "--engine", "dis", "--preview", "look.mp4")
     code_, _, err = vsodpipe(*call)
     assert code_ == 0 and "Preview: look.mp4" in err, err
-    assert [f.shape for f in media.video_frames(tmp_path / "look.mp4")] == [(48, 128, 3)] * 6
+    assert [f.shape for f in video_file.frames(tmp_path / "look.mp4")] == [(48, 128, 3)] * 6
     capture = cv2.VideoCapture(str(tmp_path / "look.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == 10
     capture.release()

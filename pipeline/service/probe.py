@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vsodpipe import media, unpack
+from vsodpipe import media, unpack, video_file
 from vsodpipe.errors import DataError, VsodpipeError
 
 _STARTS = (
@@ -33,7 +33,7 @@ def check(file: Path) -> None:
         head = opened.read(200)
     if not any(head.startswith(starts, place) for place, starts in _STARTS):
         raise DataError(f"{file}: not a video of a known container (mp4, mkv, avi, ...).")
-    next(media.video_frames(file))
+    next(video_file.frames(file))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ from vsodpipe import (
     stages,
     unpack,
     unpack_store,
+    video_file,
     weights,
 )
 from vsodpipe.flows import files as flow_files
@@ -365,8 +366,8 @@ def video(folder: Path) -> Made:
         seeds.append((folder / name).read_bytes())
 
     def read(file: Path) -> None:
-        assert media.video_length(file) < 2**31
-        for frame in islice(media.video_frames(file), 20):
+        assert video_file.length(file) < 2**31
+        for frame in islice(video_file.frames(file), 20):
             assert frame.size <= 3 * media.MAX_PIXELS
 
     return seeds, through(folder / "x.mp4", read)
