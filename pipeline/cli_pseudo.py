@@ -109,7 +109,7 @@ def chain(
     quiet: bool,
 ) -> None:
     """Run `vsodpipe train a2s-v2`."""
-    from vsodpipe import a2s_chain, inputs
+    from vsodpipe import a2s_chain, cores, inputs
     from vsodpipe.devices import resolve
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -132,8 +132,7 @@ def chain(
     reporter = Reporter(quiet)
     source = inputs.open_manifest(manifest, reporter)
     where = resolve(device)
-    if workers is None:
-        workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
+    workers = cores.loaders(where) if workers is None else workers
     made = a2s_chain.Chain(options, source, folder, where, workers, tuple(logs))
     try:
         found = a2s_chain.execute(made, reporter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from pathlib import Path
@@ -133,7 +132,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a network on what a manifest holds, by its published recipe. Runs under torchrun."""
-    from vsodpipe import inputs, models, ranks, runs, stages
+    from vsodpipe import cores, inputs, models, ranks, runs, stages
     from vsodpipe import train as training
     from vsodpipe.devices import resolve
 
@@ -173,8 +172,7 @@ def train(
         else:
             chosen = stages.choose(model, stage or [], assignments or [], backbone_weights, file)
             folder = run or Path("runs") / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if workers is None:  # on CPU the network needs every core: loaders would only disturb it
-            workers = min(4, os.cpu_count() or 1) if where.startswith("cuda") else 0
+        workers = cores.loaders(where) if workers is None else workers
         job = runs.Job(
             model,
             source,

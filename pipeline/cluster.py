@@ -7,7 +7,6 @@ end the job. A task may therefore run twice, never with its result counted twice
 from __future__ import annotations
 
 import logging
-import os
 import re
 import secrets
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vsodpipe import cores
 from vsodpipe.errors import UsageError, VsodpipeError
 from vsodpipe.signals import ignore_interrupt
 
@@ -173,9 +173,8 @@ def shares(cluster: str) -> tuple[int | None, int]:
     kind, _, count = cluster.partition(":")
     if kind != "local":
         return None, 1
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = _count(cluster, count)
-    return max(1, (there or 1) // workers), workers
+    return max(1, cores.count() // workers), workers
 
 
 def _count(cluster: str, count: str) -> int:

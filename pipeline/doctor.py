@@ -21,6 +21,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Literal
 
+from vsodpipe import cores
+
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow"),
     *("simplejpeg", "zarr", "numcodecs", "dask", "fsspec"),
@@ -103,11 +105,10 @@ def _checked(
 
 
 def _cpu() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pages = (
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if sys.platform != "win32" else 0
     )
-    return f"{cores} cores" + (f", {pages / 2**30:.0f} GiB memory" if pages else "")
+    return f"{cores.count()} cores" + (f", {pages / 2**30:.0f} GiB memory" if pages else "")
 
 
 def _cuda() -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import card, maps, media, metrics, protocols, scoring
+from vsodpipe import card, cores, maps, media, metrics, protocols, scoring
 from vsodpipe.a2s_scores import A2SScores, a2s_total
 from vsodpipe.errors import DataError
 from vsodpipe.manifest import Video
@@ -68,7 +68,7 @@ class Options:
             protocol=protocols.get(protocol) if protocol else None,
             frames=protocols.frames_rule(frames) if frames else None,
             resize=resize,
-            workers=workers or scoring.cores(),
+            workers=workers or cores.count(),
         )
 
     def of(self, folder: Folder) -> Protocol:

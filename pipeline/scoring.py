@@ -6,7 +6,6 @@ scores alone. Results arrive in the order of the tasks, so that sums do not depe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -100,11 +99,6 @@ class Part:
         self.perfect += other.perfect
         self.resized += other.resized
         self.ones += other.ones
-
-
-def cores() -> int:
-    """Return how many processes this machine runs at once for us."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tasks(

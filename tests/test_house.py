@@ -28,7 +28,7 @@ ROOMS = [
     ["layout_table"],
     ["recipe_text"],
     ["recipe", "progress", "devices", "ranks", "meter", "signals", "flow_ahead", "flow_entries"],
-    ["threads", "weight_file"],
+    ["cores", "threads", "weight_file"],
     ["levels", "loggers", "optimisers", "relabel", "scales"],
     ["media", "card"],
     ["video_file"],

@@ -344,6 +344,7 @@ def test_a_watched_folder_that_is_away(settings: Settings, jobs: Jobs, tmp_path:
         return bool(jobs.asked)
 
     watching(settings, jobs, back)
+    assert rounds >= 10 and jobs.asked[0][0] == "import"
 
 
 def test_jobs_from_afar_stay_inside(settings: Settings, jobs: Jobs) -> None:

@@ -72,7 +72,13 @@ def fed(name: str, asked: argparse.Namespace, keep: Path) -> dict[str, Any]:
         work = Path(folder)
         call = [sys.executable, "-m", "tests.fuzz", name, "--engine", asked.engine]
         call += ["--seconds", str(asked.seconds), "--seed", str(asked.seed), "--child", folder]
-        ended = subprocess.run(call, capture_output=True, text=True, errors="replace")
+        try:  # a library that never comes back does not hear Python's own limit either
+            limit = 2 * asked.seconds + 60
+            ended = subprocess.run(
+                call, capture_output=True, text=True, errors="replace", timeout=limit
+            )
+        except subprocess.TimeoutExpired as error:
+            ended = subprocess.CompletedProcess(call, "no answer", "", str(error))
         result, made = work / "result.json", sorted(work.glob("fault-*"))
         if result.is_file():
             found = json.loads(result.read_text())
