@@ -10,11 +10,12 @@ of torchvision's network, called pair by pair, up to rounding; see `raft_stream`
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from functools import cache, partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any
 
 import torch
 
@@ -30,12 +31,12 @@ from vsodpipe.flows import (
     padded,
     winograd,
 )
-from vsodpipe.flows.raft_memory import is_exhausted
+from vsodpipe.flows.raft_clip import Pair, apart, together
+from vsodpipe.flows.raft_memory import Exhausted, noticed
 from vsodpipe.flows.raft_plan import Plans
 from vsodpipe.flows.raft_stream import SCALE, Encoded, StreamingRaft
 from vsodpipe.flows.raft_volume import Correlation
 from vsodpipe.flows.raft_weights import Weights, find, network_of
-from vsodpipe.threads import lone_threads
 
 ENGINES = ("raft_large", "raft_small")
 
@@ -49,10 +50,6 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-
-Pair = tuple[Encoded, Encoded]
-Given = TypeVar("Given")
-Result = TypeVar("Result")
 
 
 class Raft:
@@ -126,57 +123,49 @@ class Raft:
     def clip(
         self, frames: Iterable[Frame], direction: str = "forward", gap: int = 1
     ) -> Iterator[Any]:
-        """See `vsodpipe.flows.Engine.clip`. Reads a batch of frames ahead of the flow it yields."""
+        """See `vsodpipe.flows.Engine.clip`. Reads some frames ahead of the flow it yields."""
         check_clip(direction, gap)
         return self._clip(frames, direction, gap)
 
     def _clip(self, frames: Iterable[Frame], direction: str, gap: int) -> Iterator[Any]:
-        waiting: list[Frame] = []
-        with ExitStack() as stack:
-            run: _Run | None = None
-            for frame in checked(frames):
-                picture, window = padded(frame, LEAST_SIDE, SCALE)
-                if run is None:
-                    made = _Run(self, picture.shape[:2], window, direction, gap)
-                    run = stack.enter_context(closing(made))
-                waiting.append(picture)
-                if len(waiting) >= run.wanted:
-                    yield from run.flows(waiting)
-                    waiting = []
-            if run and waiting:
-                yield from run.flows(waiting)
+        source = (padded(frame, LEAST_SIDE, SCALE) for frame in checked(frames))
+        head = next(source, None)
+        if head is None:
+            return
+        first, window = head
+        size = (first.shape[0], first.shape[1])
+        pictures = chain([first], (picture for picture, _ in source))
+        plan = self._plans.announced(size, gap)
+        while True:
+            unfinished: deque[Frame] = deque()  # the pictures of pairs whose flow is to come
+            noted = _noted(pictures, unfinished)
+            try:
+                with closing(self._planned(plan, noted, direction, gap, window)) as flows:
+                    for flow in flows:
+                        unfinished.popleft()
+                        yield flow
+                return
+            except Exhausted as error:
+                failure = error.with_traceback(None)  # its frames hold the tensors
+            pictures = chain(unfinished, pictures)
+            gc.collect()
+            if torch.device(self._device).type == "cuda":
+                torch.cuda.empty_cache()
+            plan = self._plans.smaller(size, gap, plan, failure)
 
-    # Not on the generators: between two flows, their caller would be in inference mode too.
-    @torch.inference_mode()
-    def _encode(self, network: StreamingRaft, picture: Frame) -> Encoded:
-        tensor = torch.from_numpy(picture).to(self._device).permute(2, 0, 1)[None]
-        with self._convolutions():
-            # To -1..1, as torchvision's and princeton's networks expect it.
-            return network.encode(tensor.float() / 255 * 2 - 1)
-
-    @torch.inference_mode()
-    def _flows(
+    def _planned(
         self,
-        network: StreamingRaft,
-        pairs: list[Pair],
-        volume: Correlation,
+        plan: Plan,
+        pictures: Iterator[Frame],
         direction: str,
+        gap: int,
         window: tuple[slice, slice],
-    ) -> list[Any]:
-        """Return what `clip` yields for `pairs`."""
-        found: list[list[Flow]] = []
-        if direction == "backward":
-            pairs = [(after, before) for before, after in pairs]
-        volume.fill(pairs)
-        for way in range(2 if direction == "both" else 1):
-            if way == 1:
-                volume.turn(pairs)
-            sources = [pair[way] for pair in pairs]
-            with self._convolutions():
-                flows = network.flow(sources, volume, self._updates)
-            arrays = flows.permute(0, 2, 3, 1).cpu().numpy()
-            found.append([cropped(flow, window) for flow in arrays])
-        return list(zip(*found, strict=True)) if direction == "both" else found[0]
+    ) -> Generator[Any, None, None]:
+        alone, whole = (_Work(self, each, plan, direction, window) for each in (True, False))
+        threads = self._plans.threads(plan.batch)
+        if threads == 1:
+            return together(whole, pictures, gap, plan.batch)
+        return apart(alone, whole, pictures, gap, threads)
 
     def _convolutions(self) -> AbstractContextManager[None]:
         """Return the context in which convolutions have the precision that was asked for."""
@@ -191,103 +180,49 @@ class Raft:
         )
 
 
-class _Run:
-    """One clip on its way: its plan and its volumes, fewer and smaller when memory runs out."""
+@dataclass(frozen=True)
+class _Work:
+    """What the `engine` does with the frames and pairs of a clip, in threads that are `alone`."""
 
-    def __init__(
-        self,
-        engine: Raft,
-        size: tuple[int, int],
-        window: tuple[slice, slice],
-        direction: str,
-        gap: int,
-    ) -> None:
-        self._engine, self._size, self._window = engine, size, window
-        self._direction, self._gap = direction, gap
-        self._kept: deque[Encoded] = deque(maxlen=gap)
-        self._volumes: list[Correlation] = []
-        self._plan = engine._plans.announced(size, gap)
-        self._stack = ExitStack()
-        self._pool: ThreadPoolExecutor | None = None
-        if self._threads() > 1:
-            self._pool = self._stack.enter_context(lone_threads(self._threads(), "raft"))
+    engine: Raft
+    alone: bool
+    plan: Plan
+    direction: str
+    window: tuple[slice, slice]
 
-    def close(self) -> None:
-        """End its threads."""
-        self._stack.close()
+    # Not on the generators: between two flows, their caller would be in inference mode too.
+    @torch.inference_mode()
+    def encode(self, picture: Frame) -> Encoded:
+        with noticed(), self.engine._convolutions():
+            tensor = torch.from_numpy(picture).to(self.engine._device).permute(2, 0, 1)[None]
+            # To -1..1, as torchvision's and princeton's networks expect it.
+            return self.engine._network(self.alone).encode(tensor.float() / 255 * 2 - 1)
 
-    @property
-    def wanted(self) -> int:
-        """How many frames complete the next batch of pairs."""
-        return self._plan.batch + self._gap - len(self._kept)
+    def volume(self, pairs: int, like: Encoded) -> Correlation:
+        with noticed():
+            return self.engine._network(self.alone).volume(pairs, like, self.plan.volume)
 
-    def flows(self, pictures: Sequence[Frame]) -> Iterator[Any]:
-        """Yield what `clip` yields for the pairs that `pictures` complete.
+    @torch.inference_mode()
+    def flows(self, pairs: list[Pair], volume: Correlation) -> list[Any]:
+        network, updates = self.engine._network(self.alone), self.engine._updates
+        found: list[list[Flow]] = []
+        if self.direction == "backward":
+            pairs = [(after, before) for before, after in pairs]
+        with noticed(), self.engine._convolutions():
+            volume.fill(pairs)
+            for way in range(2 if self.direction == "both" else 1):
+                if way == 1:
+                    volume.turn(pairs)
+                flows = network.flow([pair[way] for pair in pairs], volume, updates)
+                arrays = flows.permute(0, 2, 3, 1).cpu().numpy()
+                found.append([cropped(flow, self.window) for flow in arrays])
+        return list(zip(*found, strict=True)) if self.direction == "both" else found[0]
 
-        After a failure what was yielded is not done again.
-        """
-        pairs: list[Pair] = []
-        for after in self._attempt(partial(self._encode, pictures)):
-            if len(self._kept) == self._gap:
-                pairs.append((self._kept[0], after))
-            self._kept.append(after)
-        while pairs:
-            found = self._attempt(partial(self._batch, pairs))
-            del pairs[: len(found)]
-            yield from found
 
-    def _encode(self, pictures: Sequence[Frame]) -> list[Encoded]:
-        network = self._engine._network(self._alone(len(pictures)))
-        return self._each(partial(self._engine._encode, network), pictures)
-
-    def _batch(self, pairs: list[Pair]) -> list[Any]:
-        """Return what `clip` yields for the first of the `pairs`, a batch of them."""
-        pairs = pairs[: self._plan.batch]
-        network = self._engine._network(self._alone(len(pairs)))
-        groups = [pairs] if self._threads() == 1 else [[pair] for pair in pairs]
-        return [f for found in self._each(partial(self._group, network), groups) for f in found]
-
-    def _group(self, network: StreamingRaft, pairs: list[Pair]) -> list[Any]:
-        try:
-            volume = self._volumes.pop()
-        except IndexError:
-            volume = network.volume(len(pairs), pairs[0][0], self._plan.volume)
-        found = self._engine._flows(network, pairs, volume, self._direction, self._window)
-        self._volumes.append(volume)
-        return found
-
-    def _threads(self) -> int:
-        return self._engine._plans.threads(self._plan.batch)
-
-    def _alone(self, count: int) -> bool:
-        """Tell whether a thread of its own for each of `count` is the faster way.
-
-        At the end of a clip there may be too few left for all threads.
-        """
-        return 1 < self._threads() < 2 * count
-
-    def _each(self, work: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:
-        """Return the results of `work`, one after the other or in threads of their own."""
-        if self._pool is None or not self._alone(len(items)):
-            return [work(item) for item in items]
-        futures = [self._pool.submit(work, item) for item in items]
-        wait(futures)  # nothing is still at work when one of them has failed
-        return [future.result() for future in futures]
-
-    def _attempt(self, work: Callable[[], Result]) -> Result:
-        """Return the result of `work`, with a smaller plan each time the memory runs out."""
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not is_exhausted(error):
-                    raise
-                failure = error.with_traceback(None)  # its frames hold the tensors
-            self._volumes = []
-            gc.collect()
-            if torch.device(self._engine._device).type == "cuda":
-                torch.cuda.empty_cache()
-            self._plan = self._engine._plans.smaller(self._size, self._gap, self._plan, failure)
+def _noted(pictures: Iterator[Frame], seen: deque[Frame]) -> Iterator[Frame]:
+    for picture in pictures:
+        seen.append(picture)
+        yield picture
 
 
 def create(

@@ -8,7 +8,8 @@ volume at all (see `raft_volume`).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,24 @@ def check_memory(memory: object) -> None:
     number = isinstance(memory, int | float) and not isinstance(memory, bool)
     if memory is not None and not (number and 0 < float(str(memory)) < float("inf")):
         raise UsageError(f"raft memory: expected a number of GiB above 0, got {memory!r}.")
+
+
+class Exhausted(Exception):
+    """There is no memory left for what was tried."""
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Raise Exhausted for the errors that say that there is no memory left."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        failure = Exhausted(str(error))
+    else:
+        return
+    raise failure  # not above, where it would hold the tensors of what has failed
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -92,15 +92,16 @@ class Plans:
         return threads if self._cost(size, gap, threads, "full") <= modest else 1
 
     def _cost(self, size: Size, gap: int, batch: int, volume: str) -> int:
+        threads = self.threads(batch)
         return needed(
             self._name,
             *size,
-            batch,
+            batch if threads == 1 else threads,
             volume,
             gap=gap,
             device=self._device,
             item=self._item,
-            threads=self.threads(batch),
+            threads=threads,
         )
 
     def _tell(self, size: Size, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -116,13 +117,6 @@ def test_whole_clips_at_any_batch_and_gap(batch: int, gap: int, states: dict[str
     assert_same_flow(list(engine.clip(clip, "backward", gap)), [way for _, way in expected])
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize(("batch", "gap"), [(None, 1), (2, 2), (3, 1)])
 def test_a_pair_in_each_thread(
     make: Callable[..., flows.Engine], batch: int | None, gap: int, two_threads: None
@@ -197,6 +191,40 @@ def test_nothing_is_computed_twice(
     ways = 2 if direction == "both" else 1
     has_mask = engine.fingerprint["engine"] == "raft_large"
     assert calls.count(MaskPredictor) == (4 // batch * ways if has_mask else 0)
+
+
+def test_threads_share_the_features_and_contexts(
+    make: Callable[..., flows.Engine], monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    calls = []
+    inner = FeatureEncoder.forward
+
+    def slow(self: Any, x: Any) -> Any:
+        calls.append(None)
+        time.sleep(0.02)  # long enough for the thread with the next pair to want the same
+        return inner(self, x)
+
+    monkeypatch.setattr(FeatureEncoder, "forward", slow)
+    list(make(updates=1).clip(made_clip(3, 8, 16, 16), "both"))
+    assert len(calls) == 16
+
+
+@pytest.mark.parametrize(("length", "gap"), [(2, 1), (2, 3), (3, 3), (4, 3), (5, 1), (10, 1)])
+def test_threads_work_ahead_of_the_flow_and_no_further(
+    make: Callable[..., flows.Engine], length: int, gap: int, two_threads: None
+) -> None:
+    read = 0
+
+    def frames() -> Iterator[Any]:
+        nonlocal read
+        for frame in made_clip(3, length, 16, 16):
+            read += 1
+            yield frame
+
+    count = 0
+    for count, _ in enumerate(make(updates=1).clip(frames(), gap=gap), 1):
+        assert read <= count + gap + 6
+    assert count == max(0, length - gap) and read == length
 
 
 @pytest.mark.parametrize("batch", [1, 3])

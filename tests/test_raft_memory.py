@@ -1,7 +1,8 @@
 """RAFT's memory: the kinds of correlation, the plan, and what happens when it does not hold."""
 
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,60 @@ def test_other_failures_are_not_hidden(
     monkeypatch.setattr(raft_stream.StreamingRaft, "flow", failing)
     with pytest.raises(RuntimeError, match="a mistake"):
         list(make().clip(made_clip(5, 3, 16, 16)))
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_memory_that_runs_out_in_threads(
+    make: Callable[..., Any],
+    failures: int,
+    monkeypatch: pytest.MonkeyPatch,
+    two_threads: None,
+) -> None:
+    clip = made_clip(3, 6, 16, 16)
+    expected = list(make(updates=1).clip(clip, "both"))
+    flow, lock, calls = raft_stream.StreamingRaft.flow, threading.Lock(), 0
+
+    def failing(self: Any, *parts: Any) -> Any:
+        nonlocal calls
+        with lock:
+            calls += 1
+            fails = 2 < calls <= 2 + failures
+        if fails:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 bytes")
+        return flow(self, *parts)
+
+    monkeypatch.setattr(raft_stream.StreamingRaft, "flow", failing)
+    engine = make(updates=1)
+    said: list[str] = []
+    engine.say = said.append
+    before = threading.active_count()
+    assert_same_flow(list(engine.clip(clip, "both")), expected)
+    assert 1 <= len(said) <= failures and "now 1 pair" in said[0]
+    assert threading.active_count() == before
+
+
+def test_other_failures_in_threads_are_not_hidden(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(raft_stream.StreamingRaft, "encode", failing)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="a mistake"):
+        list(make().clip(made_clip(5, 5, 16, 16)))
+    assert threading.active_count() == before
+
+
+def test_memory_that_runs_out_where_frames_come_from_is_their_matter(
+    make: Callable[..., Any],
+) -> None:
+    def frames() -> Iterator[Any]:
+        yield from made_clip(5, 3, 16, 16)
+        raise MemoryError("of the decoder")
+
+    with pytest.raises(MemoryError, match="of the decoder"):
+        list(make().clip(frames()))
 
 
 # Compilation
