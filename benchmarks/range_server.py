@@ -1,9 +1,10 @@
 """A file server with byte ranges whose every answer comes late, for benchmarks/stream.py.
 
-    python benchmarks/range_server.py FOLDER SECONDS
+    python benchmarks/range_server.py FOLDER SECONDS BYTES_A_SECOND
 
 Prints its port. It is a process of its own and the kernel copies the bytes, so that it takes little
-of the client's time. /served tells the requests and bytes so far.
+of the client's time; a connection gets no more than so many bytes a second. /served tells the
+requests and bytes so far. To s3fs it is a server of S3 whose bucket `data` is the folder.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import asyncio
 import sys
 from pathlib import Path
 
+PIECE = 2**18
 requests = sent = 0
 
 
 async def answer(
-    folder: Path, latency: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    folder: Path,
+    latency: float,
+    rate: float,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
 ) -> None:
     """Answer the requests of one connection."""
     global requests, sent
@@ -36,7 +42,7 @@ async def answer(
                 continue
             await asyncio.sleep(latency)
             requests += 1
-            path = folder / target.strip("/")
+            path = folder / target.partition("?")[0].strip("/").removeprefix("data/")
             if not path.is_file():
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
@@ -48,24 +54,29 @@ async def answer(
             head = status if wanted else "200 OK"
             writer.write(
                 f"HTTP/1.1 {head}\r\nContent-Length: {end - start}\r\n"
-                "Accept-Ranges: bytes\r\n\r\n".encode()
+                'Accept-Ranges: bytes\r\nETag: "0"\r\n'
+                "Last-Modified: Sat, 01 Jan 2000 00:00:00 GMT\r\n\r\n".encode()
             )
             await writer.drain()
             if method == "GET" and end > start:
                 with open(path, "rb") as file:
-                    await loop.sendfile(writer.transport, file, start, end - start)
-                sent += end - start
+                    for first in range(start, end, PIECE):
+                        length = min(PIECE, end - first)
+                        due = loop.time() + length / rate
+                        await loop.sendfile(writer.transport, file, first, length)
+                        sent += length
+                        await asyncio.sleep(due - loop.time())
     except ConnectionError:
         pass
     finally:
         writer.close()
 
 
-async def main(folder: Path, latency: float) -> None:
+async def main(folder: Path, latency: float, rate: float) -> None:
     """Serve until the process ends."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await answer(folder, latency, reader, writer)
+        await answer(folder, latency, rate, reader, writer)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -74,4 +85,4 @@ async def main(folder: Path, latency: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))

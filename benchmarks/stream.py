@@ -4,9 +4,10 @@
 
 DATA holds JPEGImages/480p, Annotations/480p and a folder FLOW of pictures, each by video. Every
 variant gives the same batches: img, gt and flow of random frames at the training size, float32
-normalised or uint8. Variants take turns in random order, on one thread; the figures are ratios of
-the median CPU time to `files, PIL`, which reads as published training code does. Then come packing,
-the first epoch over HTTP with 20 ms of latency, and the time a training step waits for data.
+normalised or uint8. Each is a process of its own with one thread, and they take turns in random
+order; the figures are ratios of the median CPU time to `files, PIL`, which reads as published
+training code does. Then come packing, two threads against one, the first epoch over HTTP and S3,
+and the time a training step waits for data.
 
 MosaicML Streaming, LitData, WebDataset and h5py take part where they can be imported.
 
@@ -16,39 +17,36 @@ MosaicML Streaming, LitData, WebDataset and h5py take part where they can be imp
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
 import random
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import cv2
-import fsspec
 import numpy as np
 import torch
-from PIL import Image
 
-from vsodpipe import manifest, media, pack, stream
+from vsodpipe import manifest, media, pack, shards, stream
 from vsodpipe.progress import Reporter
+from vsodpipe.reader import Store
 from vsodpipe.recipe import Augment, Data, Stage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LATENCY = 0.02
 Batch = dict[str, torch.Tensor]
 Places = list[tuple[int, ...]]
 """Numbers of the frames of every sample of a batch, over all videos."""
+Make = Callable[[bool], Callable[[Places], Batch]]
+"""Returns what reads batches, as uint8 or not."""
 
 
 def split_of(data: Path, flow: str) -> manifest.Split:
@@ -132,180 +130,15 @@ def clips_of(
     return stream.Clips([stream.open_reader(source, "BENCH_train", "store", **options)], stage)
 
 
-# The ways of others: each makes a `read(places, uint8) -> Batch`, of the files or of the `arrays`:
-# the frames at training size, as the store holds them.
-
-
-def normalised(img: torch.Tensor) -> torch.Tensor:
-    shape = (3, 1, 1)
-    return (img.float() / 255 - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape)
-
-
-def tensors(img: Any, flow: Any, gt: Any, uint8: bool) -> Batch:
-    """Return arrays (n, H, W, 3) and (n, H, W) as torch training code does."""
-    pictures = [
-        torch.from_numpy(np.ascontiguousarray(a.transpose(0, 3, 1, 2))) for a in (img, flow)
-    ]
-    mask = torch.from_numpy(np.ascontiguousarray(gt))[:, None]
-    if uint8:
-        return {"img": pictures[0], "flow": pictures[1], "gt": mask}
-    return {"img": normalised(pictures[0]), "flow": pictures[1].float() / 255, "gt": mask.float()}
-
-
-def pil_files(files: list[dict[str, str]], size: int) -> Callable[[Places, bool], Batch]:
-    """Loose files as the published repositories read them: PIL, torchvision's transforms."""
-    from torchvision import transforms as tv
-
-    shape = (size, size)
-    to_img = tv.Compose([tv.Resize(shape), tv.ToTensor(), tv.Normalize(MEAN, STD)])
-    to_flow = tv.Compose([tv.Resize(shape), tv.ToTensor()])
-    to_gt = tv.Compose([tv.Resize(shape, tv.InterpolationMode.NEAREST), tv.ToTensor()])
-    to_bytes = tv.Compose([tv.Resize(shape), tv.PILToTensor()])
-    gt_bytes = tv.Compose([tv.Resize(shape, tv.InterpolationMode.NEAREST), tv.PILToTensor()])
-
-    def read(places: Places, uint8: bool) -> Batch:
-        rows: dict[str, list[torch.Tensor]] = {"img": [], "flow": [], "gt": []}
-        for number in (n for sample in places for n in sample):
-            paths = files[number]
-            img = Image.open(paths["img"]).convert("RGB")
-            flow = Image.open(paths["flow"]).convert("RGB")
-            gt = Image.open(paths["gt"]).convert("L")
-            rows["img"].append((to_bytes if uint8 else to_img)(img))
-            rows["flow"].append((to_bytes if uint8 else to_flow)(flow))
-            rows["gt"].append((gt_bytes(gt) > 128).byte() if uint8 else to_gt(gt))
-        return {key: torch.stack(value) for key, value in rows.items()}
-
-    return read
-
-
-def cv2_files(files: list[dict[str, str]], size: int) -> Callable[[Places, bool], Batch]:
-    """Loose files read by OpenCV."""
-
-    def read(places: Places, uint8: bool) -> Batch:
-        rows: dict[str, list[Any]] = {"img": [], "flow": [], "gt": []}
-        for number in (n for sample in places for n in sample):
-            for key, out in rows.items():
-                mode = cv2.IMREAD_GRAYSCALE if key == "gt" else cv2.IMREAD_COLOR_RGB
-                how = cv2.INTER_NEAREST if key == "gt" else cv2.INTER_LINEAR
-                out.append(
-                    cv2.resize(cv2.imread(files[number][key], mode), (size, size), None, 0, 0, how)
-                )
-        arrays = {key: np.stack(value) for key, value in rows.items()}
-        return tensors(arrays["img"], arrays["flow"], (arrays["gt"] > 128).view(np.uint8), uint8)
-
-    return read
-
-
-def gather(arrays: dict[str, Any]) -> Callable[[Places, bool], Batch]:
-    """Arrays that are indexed by frame, copied row by row into a batch."""
-
-    def read(places: Places, uint8: bool) -> Batch:
-        rows = [n for sample in places for n in sample]
-        found = {}
-        for key, array in arrays.items():
-            found[key] = np.empty((len(rows), *array.shape[1:]), np.uint8)
-            for slot, row in enumerate(rows):
-                found[key][slot] = array[row]
-        return tensors(found["img"], found["flow"], found["gt"], uint8)
-
-    return read
-
-
-def memmap(arrays: dict[str, Any], folder: Path) -> Callable[[Places, bool], Batch]:
-    """.npy files under a memory map: the floor."""
-    for key, array in arrays.items():
-        np.save(folder / f"{key}.npy", array)
-    return gather({key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in arrays})
-
-
-def h5(arrays: dict[str, Any], folder: Path) -> Callable[[Places, bool], Batch]:
-    """HDF5, one frame a chunk, no filter."""
-    h5py = importlib.import_module("h5py")
-    file = h5py.File(folder / "a.h5", "w")
-    for key, array in arrays.items():
-        file.create_dataset(key, data=array, chunks=(1, *array.shape[1:]))
-    return gather({key: file[key] for key in arrays})
-
-
-def samples(arrays: dict[str, Any], number: int) -> dict[str, Any]:
-    return {key: np.ascontiguousarray(array[number]) for key, array in arrays.items()}
-
-
-def from_rows(row: Callable[[int], dict[str, Any]]) -> Callable[[Places, bool], Batch]:
-    """A data set that gives one frame's arrays at a time."""
-
-    def read(places: Places, uint8: bool) -> Batch:
-        rows = [row(n) for sample in places for n in sample]
-        stacked = {
-            key: np.stack([np.asarray(r[key]) for r in rows]) for key in ("img", "flow", "gt")
-        }
-        return tensors(stacked["img"], stacked["flow"], stacked["gt"], uint8)
-
-    return read
-
-
-def mosaic(arrays: dict[str, Any], folder: Path) -> Callable[[Places, bool], Batch]:
-    """MosaicML Streaming: MDS shards of the same uint8 arrays, read at random."""
-    streaming = importlib.import_module("streaming")
-    columns = {key: "ndarray" for key in arrays}
-    with streaming.MDSWriter(out=str(folder), columns=columns) as out:
-        for number in range(len(arrays["img"])):
-            out.write(samples(arrays, number))
-    return from_rows(streaming.LocalDataset(str(folder)).__getitem__)
-
-
-def litdata(arrays: dict[str, Any], folder: Path) -> Callable[[Places, bool], Batch]:
-    """LitData: chunks of the same uint8 arrays, read at random."""
-    lit = importlib.import_module("litdata")
-    lit.optimize(
-        partial(samples, arrays),
-        list(range(len(arrays["img"]))),
-        output_dir=str(folder),
-        chunk_bytes="64MB",
-        num_workers=1,
-    )
-    return from_rows(lit.StreamingDataset(str(folder)).__getitem__)
-
-
-def webdataset(arrays: dict[str, Any], folder: Path) -> Callable[[Places, bool], Batch]:
-    """WebDataset: tar files of the same arrays; it reads in sequence, whatever is asked for."""
-    wds = importlib.import_module("webdataset")
-    with wds.ShardWriter(f"{folder}/%03d.tar", maxcount=128, verbose=0) as out:
-        for number in range(len(arrays["img"])):
-            frame = {f"{key}.npy": value for key, value in samples(arrays, number).items()}
-            out.write({"__key__": f"{number:06d}", **frame})
-    urls = sorted(map(str, folder.glob("*.tar")))
-    rows = iter(wds.WebDataset(urls, shardshuffle=False).decode().repeat())
-
-    def row(_: int) -> dict[str, Any]:
-        found = next(rows)
-        return {key: found[f"{key}.npy"] for key in arrays}
-
-    return from_rows(row)
-
-
-PEERS = {
-    "memmap (floor)": memmap,
-    "h5py": h5,
-    "MosaicML Streaming": mosaic,
-    "LitData": litdata,
-    "WebDataset": webdataset,
-}
-
-
 def ours(source: manifest.Source, size: int, clip: int, uint8: bool) -> Callable[[Places], Batch]:
+    """Return what reads samples; number n starts at frame n of the store.
+
+    All frames are read before: later epochs do not compare their checksums again.
+    """
     clips = clips_of(source, size, clip, 1, uint8)
-    anchor = {(int(v), int(f)): n for n, (_, v, f) in enumerate(clips.anchors)}
-    lengths = np.cumsum([0, *(len(video.frames) for video in source.manifest.datasets[0].videos)])
-
-    def read(places: Places) -> Batch:
-        items = []
-        for sample in places:
-            video = int(np.searchsorted(lengths, sample[0], "right")) - 1
-            items.append((0, 0, anchor[video, sample[0] - int(lengths[video])]))
-        return clips.batch(items)
-
-    return read
+    for number in range(len(clips.anchors)):
+        clips.batch([(0, 0, number)])
+    return lambda places: clips.batch([(0, 0, sample[0]) for sample in places])
 
 
 def draw(source: manifest.Source, clip: int, batch: int, seed: int) -> Places:
@@ -319,92 +152,87 @@ def draw(source: manifest.Source, clip: int, batch: int, seed: int) -> Places:
     return [tuple(range(s, s + clip)) for s in rng.sample(starts, batch)]
 
 
-def cpu(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+def serve(make: Make, uint8: bool, turns: Connection) -> None:
+    """Answer a list of batches with the CPU seconds of reading it, or one with its bytes."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    read = make(uint8)
+    while (asked := turns.recv()) is not None:
+        if isinstance(asked[0], tuple):
+            turns.send({key: read(asked)[key].numpy() for key in ("img", "gt", "flow")})
+            continue
+        start = time.process_time()
+        held = [read(places) for places in asked]
+        turns.send(time.process_time() - start)
+        del held
 
 
-def medians(
-    variants: dict[str, Callable[[Places], Batch]], draws: list[list[Places]]
-) -> dict[str, float]:
+def medians(variants: dict[str, Make], uint8: bool, draws: list[list[Places]]) -> dict[str, float]:
     """Return the median CPU seconds of a round of batches, after one that does not count."""
+    context, ends, processes = get_context("spawn"), {}, []
+    for name, make in variants.items():
+        ends[name], other = context.Pipe()
+        processes.append(context.Process(target=serve, args=(make, uint8, other), daemon=True))
+        processes[-1].start()
+        other.close()
+    check({name: _asked(end, draws[0][0]) for name, end in ends.items()})
     found: dict[str, list[float]] = {name: [] for name in variants}
     for number, places in enumerate(draws):
         for name in random.sample(list(variants), len(variants)):
-            spent = cpu(lambda: [variants[name](p) for p in places])  # noqa: B023
+            spent = _asked(ends[name], places)
             if number:
                 found[name].append(spent)
+    for end, process in zip(ends.values(), processes, strict=True):
+        end.send(None)
+        process.join()
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-@contextmanager
-def range_server(folder: str) -> Iterator[str]:
-    """Serve a folder from a process of its own; yield its URL."""
-    script = Path(__file__).with_name("range_server.py")
-    command = [sys.executable, str(script), folder, str(LATENCY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.terminate()
+def _asked(end: Any, what: Any) -> Any:
+    end.send(what)
+    return end.recv()
 
 
-def served(url: str) -> tuple[int, int]:
-    """Return the requests that the server has answered, and the bytes that it has sent."""
-    with urllib.request.urlopen(f"{url}/served") as answer:
-        requests, sent = json.load(answer)
-    return requests, sent
+def check(found: dict[str, dict[str, Any]]) -> None:
+    """Raise AssertionError unless all variants give (nearly) the same pictures, of one type."""
+    want = found["ours, raw"]
+    for name, batch in found.items():
+        for key in ("img", "gt", "flow"):
+            a, b = batch[key], want[key].reshape(batch[key].shape)
+            assert a.dtype == b.dtype, (name, key, a.dtype, b.dtype)
+            if name != "WebDataset":  # its frames come in an order of its own
+                span = 255.0 if a.dtype == np.uint8 and key != "gt" else 1.0
+                gap = np.abs(a.astype(np.float32) - b).mean() / span
+                assert gap < 0.05, (name, key, gap)
 
 
-def over_http(source: manifest.Source, size: int, batch: int, folder: Path) -> dict[str, Any]:
-    """Return what the cold first epoch of uint8 batches over HTTP took, and its fetch alone."""
-    result: dict[str, Any] = {}
-    with range_server(source.root) as url:
-        far = manifest.Source(source.manifest, source.file, url)
-        store = stream.open_reader(far, "BENCH_train", "store")
-        total = len(store)
-        frame = size * size * 3
-        wanted = [
-            (f"{url}/BENCH_train.zarr/img/c/0/0/0/0", n * frame) for n in range(min(128, total))
-        ]
-        system = fsspec.filesystem("http")
+def threads(source: manifest.Source, size: int, batch: int) -> dict[str, int]:
+    """Return the median uint8 frames/s of one and of two threads, which take turns."""
+    clips = clips_of(source, size, 1, batch, True)
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(22):
         start = time.perf_counter()
-        for first in range(0, len(wanted), 32):
-            paths, starts = zip(*wanted[first : first + 32], strict=True)
-            system.cat_ranges(list(paths), list(starts), [s + frame for s in starts])
-        result["MB/s of 32 ranges at once"] = round(
-            len(wanted) * frame / 1e6 / (time.perf_counter() - start)
-        )
-        for name, cache in (("ranges", None), ("cache", folder / "cache")):
-            before = served(url)
-            start = time.perf_counter()
-            clips = clips_of(far, size, 1, batch, True, cache=cache)
-            first_batch = None
-            for _ in stream.loader(clips, 0, 0, 4):
-                first_batch = first_batch or time.perf_counter() - start
-            took = time.perf_counter() - start
-            requests, sent = (b - a for a, b in zip(before, served(url), strict=True))
-            result[name] = {
-                "frames_per_s": round(clips.steps() * batch / took),
-                "first_batch_s": round(first_batch or 0, 2),
-                "requests_per_frame": round(requests / (clips.steps() * batch), 2),
-                "MB": round(sent / 1e6),
-            }
-    return result
+        for epoch in range(4):
+            for _ in stream.loader(clips, epoch, 0, 1 + turn % 2):
+                pass
+        rate = 4 * clips.steps() * batch / (time.perf_counter() - start)
+        if turn > 1:  # the first ones compare checksums
+            found[1 + turn % 2].append(rate)
+    return {f"{count} threads": round(statistics.median(v)) for count, v in found.items()}
 
 
 def waiting(
     source: manifest.Source, files: list[dict[str, str]], size: int, batch: int
 ) -> dict[str, Any]:
     """Return the mean time in ms that a step of 100 ms (asleep, as with a GPU) waits for data."""
+    import stream_others
+
     result = {}
     clips = clips_of(source, size, 1, batch, False)
-    read = pil_files(files, size)
+    read = stream_others.pil_files(files, size, False)
     made: dict[str, Iterator[Any]] = {
         "ours, 2 threads": stream.loader(clips, 0, 0, 2),
-        "files, PIL, in the loop": (read(draw(source, 1, batch, s), False) for s in range(99)),
+        "files, PIL, in the loop": (read(draw(source, 1, batch, s)) for s in range(99)),
     }
     for name, found in made.items():
         next(found)
@@ -418,6 +246,21 @@ def waiting(
     return result
 
 
+def sizes(sources: dict[str, manifest.Source], files: list[dict[str, str]]) -> str:
+    """Return the kB a frame of the files and of every store, and what raw has beside pixels."""
+    found = {"files": sum(os.path.getsize(path) for paths in files for path in paths.values())}
+    for tier, source in sources.items():
+        found[tier] = sum(f.stat().st_size for f in Path(source.root).rglob("*") if f.is_file())
+    store = stream.open_reader(sources["raw"], "BENCH_train", "store")
+    assert isinstance(store, Store)
+    indices = sum(
+        len(group.bytes) * group.shards * shards.index_bytes(group.shard) for group in store.groups
+    )
+    beside = found["raw"] / (store.nbytes - indices) - 1
+    kept = ", ".join(f"{tier} {n / len(files) / 1e3:.1f}" for tier, n in found.items())
+    return f"kB a frame: {kept}; beside chunks {100 * beside:.3f} %"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -428,7 +271,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clip", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="samples in a batch")
     parser.add_argument("--rounds", type=int, default=7, help="after one that does not count")
-    parser.add_argument("--only-batches", action="store_true", help="no packing, HTTP and waiting")
+    parser.add_argument("--only", choices=["batches", "rest"], help="one half of the report")
     return parser.parse_args()
 
 
@@ -442,86 +285,77 @@ def main() -> None:
 
 
 def report(chosen: argparse.Namespace, scratch: Path) -> None:
-    data, size, clip = chosen.data, chosen.size, chosen.clip
+    data, size = chosen.data, chosen.size
     started = time.process_time()
     sources = {"raw": packed(data, scratch / "raw", chosen.flow, size)}
     packing = time.process_time() - started
-    sources["jpeg"] = packed(data, scratch / "jpeg", chosen.flow, size, "jpeg")
-    sources["small"] = packed(data, scratch / "small", chosen.flow, size, "small")
     split = sources["raw"].manifest.datasets[0]
     frames = [frame for video in split.videos for frame in video.frames]
     files = [{k: f"{data}/{getattr(f, k)}" for k in ("img", "gt", "flow")} for f in frames]
-    store = stream.open_reader(sources["raw"], "BENCH_train", "store")
-    arrays = {"img": (size, size, 3), "flow": (size, size, 3), "gt": (size, size)}
-    held = {key: np.empty((len(frames), *shape), np.uint8) for key, shape in arrays.items()}
-    for key, out in held.items():
-        store.read_into(range(len(frames)), "flow_picture" if key == "flow" else key, out)
-    peers: dict[str, Callable[[Places, bool], Batch]] = {
-        "files, PIL": pil_files(files, size),
-        "files, OpenCV": cv2_files(files, size),
-    }
-    for name, make in PEERS.items():
-        folder = scratch / make.__name__
-        folder.mkdir()
-        try:
-            peers[name] = make(held, folder)
-        except Exception as error:  # a package of others: whatever it lacks
-            print(f"{name}: left out ({type(error).__name__}: {error})")
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
-        f", torch {torch.__version__}, {len(frames)} frames, {size} px, clips of {clip}, batch "
-        f"{chosen.batch}: {' '.join(sys.argv)}"
+        f", torch {torch.__version__}, {len(frames)} frames, {size} px, clips of {chosen.clip}, "
+        f"batch {chosen.batch}: {' '.join(sys.argv)}"
     )
+    if chosen.only != "rest":
+        for tier in ("jpeg", "small"):
+            sources[tier] = packed(data, scratch / tier, chosen.flow, size, tier)
+        compare(chosen, scratch, sources, files)
+        print(sizes(sources, files))
+    if chosen.only != "batches":
+        import stream_remote
+
+        print(f"packing: {len(frames) / packing:.0f} frames/s of CPU time")
+        print("uint8 frames/s:", json.dumps(threads(sources["raw"], size, 16)))
+        print("a step waits (ms):", json.dumps(waiting(sources["raw"], files, size, 16)))
+        for line in stream_remote.measure(
+            sources["raw"], partial(clips_of, size=size, clip=1, batch=16, uint8=True), scratch
+        ):
+            print(line)
+
+
+def compare(
+    chosen: argparse.Namespace,
+    scratch: Path,
+    sources: dict[str, manifest.Source],
+    files: list[dict[str, str]],
+) -> None:
+    """Print the CPU time of a frame of every variant, and its ratio to the first one's."""
+    import stream_others
+
+    size, clip = chosen.size, chosen.clip
+    store = stream.open_reader(sources["raw"], "BENCH_train", "store")
+    assert isinstance(store, Store)
+    shapes = {"img": (size, size, 3), "flow": (size, size, 3), "gt": (size, size)}
+    held = {key: np.empty((len(files), *shape), np.uint8) for key, shape in shapes.items()}
+    for key, out in held.items():
+        store.read_into(range(len(files)), "flow_picture" if key == "flow" else key, out)
+    variants: dict[str, Make] = {
+        name: partial(read, files, size) for name, read in stream_others.FILES.items()
+    }
+    for name, (write, read) in stream_others.PEERS.items():
+        folder = scratch / name
+        folder.mkdir()
+        try:
+            write(held, folder)
+            variants[name] = partial(read, folder)
+        except Exception as error:  # a package of others: whatever it lacks
+            print(f"{name}: left out ({type(error).__name__}: {error})")
+    for tier, source in sources.items():
+        variants[f"ours, {tier}"] = partial(ours, source, size, clip)
     rounds = [
         [
-            draw(sources["raw"], clip, chosen.batch, 1000 * r + k)
+            draw(sources["raw"], clip, chosen.batch, 1000 * number + k)
             for k in range(32 // chosen.batch // clip or 1)
         ]
-        for r in range(chosen.rounds + 1)
+        for number in range(chosen.rounds + 1)
     ]
-    result: dict[str, Any] = {}
-    for uint8 in (False, True):
-        variants: dict[str, Callable[[Places], Batch]] = {
-            name: partial(read, uint8=uint8) for name, read in peers.items()
-        }
-        for tier, source in sources.items():
-            variants[f"ours, {tier}"] = ours(source, size, clip, uint8)
-        check(variants, rounds[0][0])
-        result["uint8" if uint8 else "float"] = medians(variants, rounds)
+    found = {kind: medians(variants, kind == "uint8", rounds) for kind in ("float", "uint8")}
     count = len(rounds[0]) * chosen.batch * clip
-    print(f"{'':22}{'float ms/frame':>16}{'x':>7}{'uint8 ms/frame':>18}{'x':>7}")
-    base = {kind: values["files, PIL"] for kind, values in result.items()}
-    for name in result["float"]:
-        row = [
-            (1e3 * result[k][name] / count, base[k] / result[k][name]) for k in ("float", "uint8")
-        ]
-        print(f"{name:22}" + "".join(f"{ms:16.2f}{ratio:9.1f}" for ms, ratio in row))
-    loose = sum(os.path.getsize(p) for paths in files for p in paths.values())
-    kept = {
-        tier: sum(f.stat().st_size for f in Path(s.root).rglob("*") if f.is_file())
-        for tier, s in sources.items()
-    }
-    sizes = {"files": loose, **kept}
-    print({name: f"{n / len(frames) / 1e3:.0f} kB a frame" for name, n in sizes.items()})
-    if not chosen.only_batches:
-        print(f"packing: {len(frames) / packing:.0f} frames/s of CPU time")
-        print("HTTP, 20 ms:", json.dumps(over_http(sources["raw"], size, 16, scratch)))
-        print("a step waits (ms):", json.dumps(waiting(sources["raw"], files, size, 16)))
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def check(variants: dict[str, Callable[[Places], Batch]], places: Places) -> None:
-    """Every variant gives the same shapes, types and (nearly) the same pictures."""
-    want = variants["ours, raw"](places)
-    for name, read in variants.items():
-        found = read(places)
-        for key in ("img", "gt", "flow"):
-            a, b = found[key], want[key].reshape(found[key].shape)
-            assert a.dtype == b.dtype, (name, key, a.dtype, b.dtype)
-            if name != "WebDataset":  # its frames come in an order of its own
-                span = 255.0 if a.dtype == torch.uint8 and key != "gt" else 1.0
-                gap = float((a.float() - b.float()).abs().mean()) / span
-                assert gap < 0.05, (name, key, gap)
+    print(f"{'':24}{'float ms/frame':>16}{'x':>7}{'uint8 ms/frame':>18}{'x':>7}")
+    for name in variants:
+        row = [(1e3 * v[name] / count, v["files, PIL"] / v[name]) for v in found.values()]
+        print(f"{name:24}" + "".join(f"{ms:16.3f}{ratio:9.1f}" for ms, ratio in row))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,16 +41,35 @@ class Buffers:
         """Return an array of `shape` and dtype `kind` with any content."""
         dtype = np.dtype(kind)
         if pinned:
-            like = torch.from_numpy(np.empty(0, dtype))
-            memory: NDArray[Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
-            return memory
+            return _memory(shape, dtype, pinned)
         with self._lock:
             held = self._held.setdefault((shape, dtype), [])
             for number in range(len(held)):
                 if _references(held, number) == _UNUSED:
                     return held[number]
-            held.append(np.empty(shape, dtype))
+            held.append(_memory(shape, dtype, pinned))
             return held[-1]
+
+
+def _memory(shape: tuple[int, ...], dtype: np.dtype[Any], pinned: bool) -> NDArray[Any]:
+    if pinned:
+        like = torch.from_numpy(np.empty(0, dtype))
+        memory: NDArray[Any] = torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
+        return memory
+    # Of pages of its own, where numpy's begins 16 bytes after a page: frames lie on pages of their
+    # files, and some processors (AMD Zen 4) copy from there to 16 bytes further at half the speed.
+    size = max(1, math.prod(shape) * dtype.itemsize)
+    if size > _HUGE:
+        size = -(-size // _HUGE) * _HUGE
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.ndarray(shape, dtype, pages)
+
+
+_HUGE = 2 * 2**20
+"""Bytes of a huge page: one entry of the processor's page table for 512 pages."""
 
 
 def _references(held: list[NDArray[Any]], number: int) -> int:

@@ -7,13 +7,13 @@ the least recently used ones going when there are too many bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 from numpy.typing import NDArray
 
 from vsodpipe import media, remote
@@ -21,9 +21,21 @@ from vsodpipe.errors import DataError
 from vsodpipe.shard_cache import ShardCache, retry
 
 _IOV_MAX = 1024
+MOST_OPEN = 64
+"""Files of a local store that stay open."""
 
 Range = tuple[str, int, int]
 """Name of a file, first byte, byte after the last one."""
+
+
+class _Open:
+    """An open file, closed when no thread refers to it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 class Files:
@@ -36,9 +48,10 @@ class Files:
         """Of what is in the store: kept files of another one are not used."""
         self._remote: Any = None
         self._pid = -1
+        self._opened: dict[str, _Open] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_remote": None, "_pid": -1}
+        return {**self.__dict__, "_remote": None, "_pid": -1, "_opened": {}}
 
     def path(self, name: str) -> str:
         """Return the full path or URL of a file."""
@@ -60,7 +73,7 @@ class Files:
     def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         """Return ranges of bytes, in order. Raises DataError where a file is missing or short."""
         if self.local or self._cache is not None:
-            found = [self._local_range(*one) for one in wanted]
+            found = self._local_ranges(wanted)
         else:
             found = self._many(wanted)
         for (name, start, end), part in zip(wanted, found, strict=True):
@@ -73,26 +86,20 @@ class Files:
 
     def read_runs(self, name: str, runs: Sequence[tuple[int, list[NDArray[Any]]]]) -> None:
         """Fill the C-contiguous arrays of each run with the bytes of a file from its start on."""
-        with self._opened(name) as file:
-            for start, slots in runs:
-                for first in range(0, len(slots), _IOV_MAX):
-                    part = slots[first : first + _IOV_MAX]
-                    start = self._read_slots(file, name, start, part)
-
-    def _read_slots(self, file: int, name: str, start: int, slots: list[NDArray[Any]]) -> int:
-        views = [slot.reshape(-1).view(np.uint8).data for slot in slots]
-        while views:
-            count = os.preadv(file, views, start)
-            if count == 0:
-                raise DataError(
-                    f"{self.path(name)}: cut short. Copy the store again or pack it anew."
-                )
-            start += count
-            while views and count >= len(views[0]):  # a read may be short
-                count -= len(views.pop(0))
-            if views:
-                views[0] = views[0][count:]
-        return start
+        file = self._open(name)
+        for start, slots in runs:
+            views = [slot.data.cast("B") for slot in slots]
+            while views:
+                count = os.preadv(file.number, views[:_IOV_MAX], start)
+                if count == 0:
+                    raise DataError(
+                        f"{self.path(name)}: cut short. Copy the store again or pack it anew."
+                    )
+                start += count
+                while views and count >= len(views[0]):  # a read may be short
+                    count -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][count:]
 
     @property
     def cache_bytes(self) -> int | None:
@@ -110,30 +117,37 @@ class Files:
             for name in names:
                 self._cache.local(self.path(name), self.stamp)
 
-    def _local_range(self, name: str, start: int, end: int) -> bytes:
-        with self._opened(name) as file:
-            parts, wanted = [], end - start
-            if not 0 <= start <= end <= os.fstat(file).st_size:
-                return b""  # as what is cut short; so much memory is not taken for nothing
-            while wanted and (part := os.pread(file, wanted, end - wanted)):
-                parts.append(part)
-                wanted -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _local_ranges(self, wanted: Sequence[Range]) -> list[bytes]:
+        found = []
+        for name, part in groupby(wanted, lambda one: one[0]):
+            file = self._open(name)
+            size = os.fstat(file.number).st_size
+            for _, start, end in part:
+                # nothing of what is cut short: so much memory is not taken in vain
+                whole = 0 <= start <= end <= size
+                found.append(_pread(file.number, start, end) if whole else b"")
+        return found
 
-    @contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
-        # opened for one call: 10 µs, for which nothing stays open over forks, pickles and eviction
+    def _open(self, name: str) -> _Open:
+        """Return an open file: of a local store one that stays open, as two threads that open and
+        close files all the time wait for each other.
+        """
+        file = self._opened.get(name)
+        if file is not None:
+            return file
         try:
-            file = os.open(self.path(name), os.O_RDONLY) if self.local else self._kept(name)
+            if not self.local:  # as it may be evicted, and its use has to be seen
+                return _Open(self._kept(name))
+            file = _Open(os.open(self.path(name), os.O_RDONLY))
         except OSError as error:
             raise DataError(
                 f"{self.path(name)}: cannot be read: {error.strerror}. "
                 "Copy the store again or pack it anew."
             ) from error
-        try:
-            yield file
-        finally:
-            os.close(file)
+        while len(self._opened) >= MOST_OPEN:
+            self._opened.pop(next(iter(self._opened.copy()), ""), None)  # the oldest
+        self._opened[name] = file
+        return file
 
     def _kept(self, name: str) -> int:
         """Return the open copy of a remote file in the cache."""
@@ -179,3 +193,12 @@ class Files:
         if absent:
             raise DataError(f"{self.path(absent[0])}: is not there. Check the address.")
         return [found[n] for n in range(len(wanted))]
+
+
+def _pread(file: int, start: int, end: int) -> bytes:
+    data = os.pread(file, end - start, start)
+    while len(data) < end - start and (
+        part := os.pread(file, end - start - len(data), start + len(data))
+    ):
+        data += part
+    return data

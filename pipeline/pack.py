@@ -189,9 +189,9 @@ def _write_shards(
     plan: Plan, place: Place, reporter: Reporter, where: str | None
 ) -> dict[str, dict[str, Any]]:
     """Write the shards that an interrupted run has not; return the notes of all of them."""
-    if (place.read(PLAN) or b"").decode() != plan.fingerprint:
+    if (place.read(PLAN) or b"").decode() != plan.mark:
         _clear(place)
-        place.write(PLAN, plan.fingerprint.encode())
+        place.write(PLAN, plan.mark.encode())
     tasks, notes, todo = list(plan.tasks(place)), {}, []
     there = set(place.names())
     for task in tasks:
@@ -294,7 +294,7 @@ def _check_unchanged(plan: Plan, place: Place, split: Split, root: str) -> None:
     """Raise an error where the files, or what was written, have changed since the beginning."""
     if pack_plan.make(split, root, plan.options).fingerprint != plan.fingerprint:
         raise DataError(f"{split.dataset}: files changed while they were packed. Run again.")
-    if (place.read(PLAN) or b"").decode() != plan.fingerprint:
+    if (place.read(PLAN) or b"").decode() != plan.mark:
         raise VsodpipeError(f"{place.url}: another pack writes there too. End one, run again.")
 
 

@@ -72,6 +72,12 @@ class Plan:
     """Of the options and the source files: names, sizes, times of change."""
 
     @property
+    def mark(self) -> str:
+        """What an interrupted pack leaves: whether another one may continue it."""
+        how = [store.codec(a, self.options.tier, self.options.container) for a in self.arrays]
+        return " ".join([self.fingerprint, *how])
+
+    @property
     def shards(self) -> int:
         """Number of shards of every array."""
         return sum(group.shards for group in self.groups)

@@ -5,13 +5,13 @@
 
 Keys are the names of the arrays: img, gt, flow (int16 u, v), flow_picture (RGB), depth, thermal.
 What is missing, cut short or changed is an error: every frame's checksum is compared when it is
-read for the first time. A store has no open files, so it pickles and forks as it is.
+read for the first time. A store pickles and forks as it is: its open files have no position.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,8 +187,8 @@ class Store:
 
     def size(self, video: int) -> tuple[int, int]:
         """Return the native (height, width) of a video."""
-        height, width = self._sizes[video]
-        return int(height), int(width)
+        height, width = self._sizes[video].tolist()
+        return height, width
 
     def shard_of(self, index: int) -> tuple[int, int]:
         """Return (group, shard) of a frame; what they hold is fetched and kept as one."""
@@ -247,30 +247,49 @@ class Store:
                 f"read_into: expected {pixels.dtype} {(len(places), *pixels.shape)}, "
                 f"got {out.dtype} {out.shape}"
             )
-        has = self._has[key]
-        slots: dict[int, list[int]] = {}
-        for slot, place in enumerate(places.tolist()):
-            if has[place]:
-                slots.setdefault(int(self._row[place]) // pixels.shard, []).append(slot)
-            else:
-                out[slot] = 0
-        self._load_indices(pixels, list(slots))
-        runs = [
-            run for number in slots for run in self._runs(pixels, number, places, slots[number])
-        ]
+        has = self._has[key][places]
+        if not has.all():
+            out[~has] = 0
+        slots, rows = np.flatnonzero(has).tolist(), self._row[places[has]].tolist()
+        wanted = [(s, *divmod(row, pixels.shard)) for s, row in zip(slots, rows, strict=True)]
+        self._load_indices(pixels, dict.fromkeys(number for _, number, _ in wanted))
+        runs = self._runs(pixels, wanted)
         if pixels.codec == "raw" and self._files.direct:
-            for name, group in groupby(runs, lambda run: run.file):
-                mine = list(group)
-                into = [(run.start, [out[slot] for slot in run.slots]) for run in mine]
-                self._files.read_runs(name, into)
-                for slot in (slot for run in mine for slot in run.slots):
-                    self._confirm(key, int(places[slot]), out[slot], name)
-            return
+            self._read_raw(pixels, key, runs, places, out)
+        else:
+            self._read_coded(pixels, key, runs, places, out)
+
+    def _read_raw(
+        self,
+        pixels: Pixels,
+        key: str,
+        runs: list[_Run],
+        places: NDArray[np.int64],
+        out: NDArray[Any],
+    ) -> None:
+        """Read frames that are stored as they are straight into their slots of `out`."""
+        for name, group in groupby(runs, lambda run: run.file):
+            into = [(run.start, [out[slot] for slot in run.slots]) for run in group]
+            self._files.read_runs(name, into)
+        if not self._checked[key][places].all():
+            for run in runs:
+                for slot in run.slots:
+                    self._confirm(key, int(places[slot]), out[slot], run.file)
+
+    def _read_coded(
+        self,
+        pixels: Pixels,
+        key: str,
+        runs: list[_Run],
+        places: NDArray[np.int64],
+        out: NDArray[Any],
+    ) -> None:
+        """Read frames as they are encoded, and decode them into their slots of `out`."""
         ranges = [(run.file, run.start, run.start + sum(run.lengths)) for run in runs]
         for run, data in zip(runs, self._files.ranges(ranges), strict=True):
-            view, start = memoryview(data), 0
+            start = 0
             for slot, length in zip(run.slots, run.lengths, strict=True):
-                chunk = bytes(view[start : start + length])
+                chunk = data[start : start + length]  # of bytes as a whole, no copy
                 start += length
                 self._confirm(key, int(places[slot]), chunk, run.file)
                 self._decode(pixels.codec, chunk, out[slot], run.file)
@@ -283,9 +302,9 @@ class Store:
         pixels = self._array(key, int(self._group[index]))
         if not self._has[key][index]:
             return None
-        number = int(self._row[index]) // pixels.shard
+        number, row = divmod(int(self._row[index]), pixels.shard)
         self._load_indices(pixels, [number])
-        (run,) = self._runs(pixels, number, np.array([index]), [0])
+        (run,) = self._runs(pixels, [(0, number, row)])
         (data,) = self._files.ranges([(run.file, run.start, run.start + run.lengths[0])])
         self._checked[key][index] = False
         self._confirm(key, index, data, run.file)
@@ -312,7 +331,7 @@ class Store:
             )
         return self._pixels[self._about.groups[group].path, key]
 
-    def _load_indices(self, pixels: Pixels, numbers: list[int]) -> None:
+    def _load_indices(self, pixels: Pixels, numbers: Iterable[int]) -> None:
         todo = [number for number in numbers if number not in pixels.index]
         if not todo:
             return
@@ -321,28 +340,27 @@ class Store:
         for number, (name, _, size), data in zip(todo, ends, self._files.ranges(ends), strict=True):
             pixels.index[number] = shards.parse_index(data, self._files.path(name), size)
 
-    def _runs(
-        self, pixels: Pixels, number: int, places: NDArray[np.int64], slots: list[int]
-    ) -> list[_Run]:
-        """Return what to read from a shard for these slots: frames that adjoin, at once."""
-        index, name = pixels.index[number], pixels.files[number]
-        rows = [int(self._row[places[slot]]) % pixels.shard for slot in slots]
-        bad = index[rows, 0] == shards.ABSENT
+    def _runs(self, pixels: Pixels, wanted: list[tuple[int, int, int]]) -> list[_Run]:
+        """Return what to read for (slot, shard, row of the shard): frames that adjoin, at once.
+
+        The runs of a file follow one another.
+        """
         size = math.prod(pixels.shape) * np.dtype(pixels.dtype).itemsize
-        if pixels.codec == "raw":
-            bad |= index[rows, 1] != size
-        bad |= index[rows, 1] > 2 * size + 2**16  # no codec needs more for what it cannot pack
-        if bad.any():
-            raise shards.damaged(self._files.path(name), "a frame is not there")
-        return [
-            _Run(
-                name,
-                int(index[rows[group[0]], 0]),
-                [int(index[rows[g], 1]) for g in group],
-                [slots[g] for g in group],
-            )
-            for group in shards.joined(index, rows)
-        ]
+        # no codec needs more for what it cannot pack
+        least, most = (size, size) if pixels.codec == "raw" else (0, 2 * size + 2**16)
+        found: dict[int, list[_Run]] = {}
+        for slot, number, row in wanted:
+            entry = pixels.index[number]
+            start, length = entry.item(row, 0), entry.item(row, 1)
+            if start == shards.ABSENT or not least <= length <= most:
+                where = self._files.path(pixels.files[number])
+                raise shards.damaged(where, "a frame is not there")
+            runs = found.setdefault(number, [])
+            if not runs or start != runs[-1].start + sum(runs[-1].lengths):
+                runs.append(_Run(pixels.files[number], start, [], []))
+            runs[-1].lengths.append(length)
+            runs[-1].slots.append(slot)
+        return [run for runs in found.values() for run in runs]
 
     def _confirm(self, key: str, place: int, chunk: bytes | NDArray[Any], name: str) -> None:
         """Compare a frame's bytes with their checksum, the first time they are read."""

@@ -6,8 +6,7 @@ Legend: B samples of a batch, T frames of a sample, C channels, H W rows and col
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from vsodpipe.batches import Buffers
 from vsodpipe.frames import FLOW_SCALE, WHITE, Reader, Sample, array_of, is_still, load_clip
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
+from vsodpipe.sampling import Draw
 
 
-@dataclass(frozen=True)
-class Pick:
+class Pick(NamedTuple):
     """The frames of one sample."""
 
     reader: int
@@ -31,7 +30,7 @@ class Pick:
     frames: tuple[int, ...]
     valid: tuple[bool, ...]
     references: tuple[int, ...]
-    rng: np.random.Generator
+    draw: Draw
     """Draws the augmentation."""
 
 
@@ -47,7 +46,16 @@ class Samples:
             {key for key in keys if not reader.holds(key) and _may_lack(key, reader, stage)}
             for reader in readers
         ]
+        self._names = [
+            (
+                reader.dataset,
+                videos := reader.videos,
+                [reader.frames(v) for v in range(len(videos))],
+            )
+            for reader in readers
+        ]
         self._buffers = Buffers()
+        self._pin = torch.cuda.is_available()  # asking takes as long as reading a small frame
 
     def batch(self, picks: list[Pick]) -> Sample:
         """Return samples as one batch: tensors (B, ...), and lists of keys and sizes.
@@ -65,21 +73,20 @@ class Samples:
             keys = tuple(k for k in keys if k in ("img", "flow"))
             beside = self._read(picks, [pick.references for pick in picks], keys)
             raw |= {f"ref_{key}": value for key, value in beside.items()}
+        raw["valid"] = np.array([pick.valid for pick in picks], np.bool_)
         sample: Sample = {key: self._tensor(key, array) for key, array in raw.items()}
-        for place, pick in enumerate(picks):
-            for key in sample:
-                if not self._has(pick, key.removeprefix("ref_")):
-                    sample[key][place] = 0
-        sample["valid"] = torch.tensor([pick.valid for pick in picks])
-        if data.sample == "frame":
-            sample = {k: v if k.startswith("ref_") else v[:, 0] for k, v in sample.items()}
-        readers = [self._readers[pick.reader] for pick in picks]
-        sample["key"] = [
-            (r.dataset, r.videos[p.video], r.frames(p.video)[p.anchor])
-            for r, p in zip(readers, picks, strict=True)
-        ]
-        sample["size"] = [r.size(p.video) for r, p in zip(readers, picks, strict=True)]
+        if any(self._lacking):
+            for place, pick in enumerate(picks):
+                for key in sample:
+                    if not self._has(pick, key.removeprefix("ref_")):
+                        sample[key][place] = 0
+        sample["key"] = [self._key(pick) for pick in picks]
+        sample["size"] = [self._readers[pick.reader].size(pick.video) for pick in picks]
         return sample
+
+    def _key(self, pick: Pick) -> tuple[str, str, str]:
+        dataset, videos, frames = self._names[pick.reader]
+        return dataset, videos[pick.video], frames[pick.video][pick.anchor]
 
     def _read(
         self, picks: list[Pick], frames: list[tuple[int, ...]], keys: tuple[str, ...]
@@ -173,7 +180,7 @@ class Samples:
         if data.resize == "bicubic":  # then flips: masks differ by a pixel in the other order
             parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c in parts]
         options = self._stage.augment
-        drawn = [transforms.augment(c, options, pick.rng, native, soft=soft) for c in parts]
+        drawn = [transforms.augment(c, options, pick.draw(), native, soft=soft) for c in parts]
         parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c, _ in drawn]
         for key, array in out.items():
             value = torch.cat([part[key] for part in parts])
@@ -181,22 +188,27 @@ class Samples:
         return drawn[0][1]
 
     def _tensor(self, key: str, array: NDArray[Any]) -> torch.Tensor:
-        """Return (B, T, C, H, W), as float32 unless the recipe asks for uint8."""
+        """Return (B, T, C, H, W), of single frames (B, C, H, W), of flags without C, H and W.
+
+        Pictures are float32 unless the recipe asks for uint8.
+        """
         data = self._stage.data
+        if data.sample == "frame" and not key.startswith("ref_"):
+            array = array[:, 0]
+        tensor = torch.from_numpy(array)
         if array.dtype != np.uint8:
-            return torch.from_numpy(array)
-        pictures = torch.from_numpy(array)
+            return tensor
         if not data.uint8:
             floats = torch.from_numpy(self._take(array.shape, np.float32, True))
             # frame by frame: it stays in the processor's cache
-            for picture, out in zip(pictures.flatten(0, 1), floats.flatten(0, 1), strict=True):
+            for picture, out in zip(tensor.flatten(0, -4), floats.flatten(0, -4), strict=True):
                 transforms.write_floats(key, picture, out, data)
-            pictures = floats
-        return pictures.permute(0, 1, 4, 2, 3)
+            tensor = floats
+        return tensor.movedim(-1, -3)
 
     def _take(self, shape: tuple[int, ...], kind: Any, handed_out: bool) -> NDArray[Any]:
         # pinned by the parent process where this is one of its workers
-        pinned = handed_out and torch.cuda.is_available() and get_worker_info() is None
+        pinned = handed_out and self._pin and get_worker_info() is None
         return self._buffers.take(shape, kind, pinned)
 
 

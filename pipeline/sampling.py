@@ -6,17 +6,37 @@ Everything here is numbers of frames in one video; a still picture is a video of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(NamedTuple):
     """Frame indices of one clip of a video; `valid` is False for a frame that only fills up."""
 
     frames: tuple[int, ...]
     valid: tuple[bool, ...]
+
+
+class Draw:
+    """The random draw of one sample: called, it gives its generator, always the same one.
+
+    The generator is made when it is first asked for: that takes as long as reading a tenth of a
+    frame.
+    """
+
+    def __init__(self, *seed: int) -> None:
+        self._seed = seed
+        self._rng: np.random.Generator | None = None
+
+    def __call__(self) -> np.random.Generator:
+        if self._rng is None:
+            self._rng = np.random.default_rng(self._seed)
+        return self._rng
+
+    def below(self, limit: int) -> int:
+        """Return a number from 0 to `limit` - 1; where there is no choice nothing is drawn."""
+        return int(self().integers(limit)) if limit > 1 else 0
 
 
 def anchors(annotated: Sequence[bool], stride: int) -> list[int]:
@@ -29,7 +49,7 @@ def training_clip(
     anchor: int,
     length: int,
     steps: Sequence[int],
-    rng: np.random.Generator,
+    draw: Draw,
 ) -> Clip:
     """Return `length` frames around `anchor`.
 
@@ -40,9 +60,9 @@ def training_clip(
     invalid.
     """
     count, dense = len(annotated), all(annotated)
-    step = steps[int(rng.integers(len(steps)))] if dense else 1
+    step = steps[draw.below(len(steps))] if dense else 1
     step = min(step, max(1, (count - 1) // max(1, length - 1)))
-    offset = 0 if dense else int(rng.integers(length))
+    offset = 0 if dense else draw.below(length)
     start = max(0, min(anchor - offset, count - 1 - (length - 1) * step))
     wanted = range(start, start + length * step, step)
     valid = tuple(f < count and annotated[f] for f in wanted)

@@ -28,9 +28,10 @@ T = TypeVar("T")
 ATTEMPTS = 5
 """Tries of one request; the waits between them are 0.2, 0.4, 0.8 and 1.6 s, give or take a half."""
 FIRST_WAIT = 0.2
-PART_BYTES = 8 * 2**20
-"""A file is fetched in parts of this size, several at once: one connection is slow."""
-IN_FLIGHT = 16
+PART_BYTES = 2 * 2**20
+"""A file is fetched in parts of this size, many at once: one connection is slow, and larger parts
+cost fresh memory."""
+IN_FLIGHT = 32
 
 
 def missing(place: str) -> DataError:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import google_crc32c
 import numcodecs.blosc
+import numcodecs.zstd
 import numpy as np
 import simplejpeg
 from numcodecs import Blosc, Zlib, Zstd
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from vsodpipe.errors import DataError
 
-Codec = Literal["raw", "zstd", "lz4", "lz4-shuffle", "jpeg", "jpeg-small", "zlib"]
-"""How one frame is encoded; `zlib` is HDF5's."""
+Codec = Literal[
+    "raw", "lz4hc", "lz4hc-shuffle", "jpeg", "jpeg-small", "zlib", "zstd", "lz4", "lz4-shuffle"
+]
+"""How one frame is encoded; `zlib` is HDF5's, and the last three are of stores made before."""
 JPEGS: dict[Codec, tuple[int, str]] = {"jpeg": (95, "444"), "jpeg-small": (90, "420")}
 """Quality and chroma subsampling of the codecs that hold a whole JPEG stream."""
 ABSENT = 2**64 - 1
@@ -29,10 +32,12 @@ CRC_BYTES = 4
 numcodecs.blosc.use_threads = False  # its threads do not survive a fork, and frames are small
 
 _COMPRESSORS: dict[str, Any] = {
+    "lz4hc": Blosc(cname="lz4hc", clevel=3, shuffle=Blosc.NOSHUFFLE),
+    "lz4hc-shuffle": Blosc(cname="lz4hc", clevel=3, shuffle=Blosc.SHUFFLE),
+    "zlib": Zlib(level=1),
     "zstd": Zstd(level=1),
     "lz4": Blosc(cname="lz4", clevel=5, shuffle=Blosc.NOSHUFFLE),
     "lz4-shuffle": Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE),
-    "zlib": Zlib(level=1),
 }
 
 
@@ -61,8 +66,9 @@ def decode_into(chunk: bytes, codec: Codec, out: NDArray[Any]) -> None:
     elif codec == "zlib":
         _inflate_into(chunk, out)
     else:
+        decompress = numcodecs.zstd.decompress if codec == "zstd" else numcodecs.blosc.decompress
         try:
-            _COMPRESSORS[codec].decode(chunk, out=out)
+            decompress(chunk, out)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
 
@@ -121,17 +127,3 @@ def parse_index(data: bytes, where: str, size: int | None = None) -> NDArray[np.
 def damaged(where: str, reason: str) -> DataError:
     """Return the error for a shard that is not what was written."""
     return DataError(f"{where}: damaged ({reason}). Copy the store again or pack it anew.")
-
-
-def joined(index: NDArray[np.uint64], rows: Sequence[int]) -> list[list[int]]:
-    """Return the places in `rows`, grouped so that the frames of a group lie one after another."""
-    groups: list[list[int]] = []
-    end = -1
-    for place, row in enumerate(rows):
-        start, length = (int(value) for value in index[row])
-        if start == end and groups:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-        end = start + length
-    return groups

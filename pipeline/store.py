@@ -66,17 +66,26 @@ class Kind:
 _RGB, _GREY = ("y", "x", "channel"), ("y", "x")
 KINDS = {
     "img": Kind("uint8", _RGB, ("raw", "raw", "jpeg", "jpeg-small")),
-    "gt": Kind("uint8", _GREY, ("zstd",) * 4),
-    "flow": Kind("int16", ("component", "y", "x"), ("raw", *("lz4-shuffle",) * 3)),
-    "flow_picture": Kind("uint8", _RGB, ("raw", "lz4", "jpeg", "jpeg-small")),
-    "depth": Kind("uint8", _GREY, ("raw", *("lz4",) * 3)),
+    "gt": Kind("uint8", _GREY, ("lz4hc",) * 4),
+    "flow": Kind("int16", ("component", "y", "x"), ("raw", *("lz4hc-shuffle",) * 3)),
+    "flow_picture": Kind("uint8", _RGB, ("raw", "lz4hc", "jpeg", "jpeg-small")),
+    "depth": Kind("uint8", _GREY, ("raw", *("lz4hc",) * 3)),
     "thermal": Kind("uint8", _RGB, ("raw", "raw", "jpeg", "jpeg-small")),
 }
 """The pixel arrays, in the order in which a store lists them."""
 
 
+EARLIER: dict[str, shards.Codec] = {
+    "gt": "zstd",
+    "flow": "lz4-shuffle",
+    "flow_picture": "lz4",
+    "depth": "lz4",
+}
+"""What stood in the place of lz4hc, which is smaller and quicker to decode, in stores until 0.1."""
+
+
 def codec(array: str, tier: str, container: str) -> shards.Codec:
-    """Return how frames of `array` are encoded; HDF5 knows zlib alone everywhere."""
+    """Return how a pack encodes frames of `array`; HDF5 knows zlib alone everywhere."""
     chosen = KINDS[array].codecs[TIERS.index(tier)]
     return "zlib" if container == "hdf5" and chosen != "raw" else chosen
 

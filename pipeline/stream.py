@@ -272,20 +272,20 @@ class Clips(Dataset[Sample | VsodpipeError]):
 
     def _pick(self, epoch: int, position: int, anchor: int) -> Pick:
         data = self._stage.data
-        rng = np.random.default_rng([self._stage.seed, epoch, position])
-        number, video, frame = (int(x) for x in self.anchors[anchor])
+        draw = sampling.Draw(self._stage.seed, epoch, position)
+        number, video, frame = self.anchors[anchor].tolist()
         annotated = self._annotated[number][video]
         if data.sample == "group":
             chosen = sampling.group(annotated, frame, data.clip)
         else:
             steps = data.frame_steps.get(self._readers[number].dataset, (1,))
-            chosen = sampling.training_clip(annotated, frame, data.clip, steps, rng)
+            chosen = sampling.training_clip(annotated, frame, data.clip, steps, draw)
         references: tuple[int, ...] = ()
         if data.references:
             # a generator of their own: references do not change the draws of the sample
             own = np.random.default_rng([self._stage.seed, epoch, position, 1])
             references = sampling.random_references(len(annotated), data.references, own)
-        return Pick(number, video, frame, chosen.frames, chosen.valid, references, rng)
+        return Pick(number, video, frame, chosen.frames, chosen.valid, references, draw)
 
 
 def fed(model: str, sample: Sample) -> Sample:

@@ -18,24 +18,35 @@ from vsodpipe.errors import DataError
 from vsodpipe.fetch import Files
 
 JPEG = "imagecodecs_jpeg"
-_BLOSC = {"cname": "lz4", "clevel": 5, "blocksize": 0}
+
+
+def _blosc(name: str, level: int, *, shuffled: bool) -> list[dict[str, Any]]:
+    how = (
+        {"shuffle": "shuffle", "typesize": 2}
+        if shuffled
+        else {"shuffle": "noshuffle", "typesize": 1}
+    )
+    return [
+        {"name": "blosc", "configuration": {"cname": name, "clevel": level, "blocksize": 0, **how}}
+    ]
+
+
 _COMPRESSORS: dict[str, list[dict[str, Any]]] = {
     "raw": [],
+    "lz4hc": _blosc("lz4hc", 3, shuffled=False),
+    "lz4hc-shuffle": _blosc("lz4hc", 3, shuffled=True),
     "zstd": [{"name": "zstd", "configuration": {"level": 1, "checksum": False}}],
-    "lz4": [{"name": "blosc", "configuration": {**_BLOSC, "shuffle": "noshuffle", "typesize": 1}}],
-    "lz4-shuffle": [
-        {"name": "blosc", "configuration": {**_BLOSC, "shuffle": "shuffle", "typesize": 2}}
-    ],
+    "lz4": _blosc("lz4", 5, shuffled=False),
+    "lz4-shuffle": _blosc("lz4", 5, shuffled=True),
 }
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
 
 
-def pixel_metadata(array: str, about: store.Attributes, group: store.Group) -> dict[str, Any]:
+def pixel_metadata(array: str, group: store.Group, codec: shards.Codec) -> dict[str, Any]:
     """Return the metadata of a pixel array, as they are in its zarr.json."""
     kind = store.KINDS[array]
     shape = kind.shape(group.size)
-    codec = store.codec(array, about.tier, "zarr")
     if codec in shards.JPEGS:
         inner = [{"name": JPEG, "configuration": {"level": shards.JPEGS[codec][0]}}]
     else:
@@ -104,7 +115,8 @@ def metadata_files(
             nodes[group.path] = _group({})
         for array in about.arrays:
             own = store.array_attributes(array, attributes["flow_vectors"])
-            nodes[group.named(array)] = {**pixel_metadata(array, about, group), "attributes": own}
+            made = pixel_metadata(array, group, store.codec(array, about.tier, "zarr"))
+            nodes[group.named(array)] = {**made, "attributes": own}
     files = []
     for name in store.small_names(about):
         values = small[name]
@@ -150,20 +162,27 @@ def load(files: Files, checks: bool = False) -> store.Parts:
     for group in about.groups:
         for array in about.arrays:
             name = group.named(array)
-            _same(nodes.get(name), pixel_metadata(array, about, group), where, name)
-            pixels[group.path, array] = _pixels(array, about, group, files)
+            node, codec = nodes.get(name), store.codec(array, about.tier, "zarr")
+            if codec.startswith("lz4hc") and _earlier(node, array, group):
+                codec = store.EARLIER[array]
+            _same(node, pixel_metadata(array, group, codec), where, name)
+            pixels[group.path, array] = _pixels(array, codec, group, files)
     small = _small(files, store.small_names(about, checks), nodes, where)
     return store.Parts(about, attributes or {}, small, pixels)
 
 
-def _pixels(array: str, about: store.Attributes, group: store.Group, files: Files) -> store.Pixels:
+def _earlier(node: Any, array: str, group: store.Group) -> bool:
+    made = pixel_metadata(array, group, store.EARLIER[array])
+    return isinstance(node, dict) and node.get("codecs") == made["codecs"]
+
+
+def _pixels(array: str, codec: shards.Codec, group: store.Group, files: Files) -> store.Pixels:
     kind, sizes = store.KINDS[array], group.bytes[array]
     names = [shard_file(group.named(array), number) for number in range(group.shards)]
     for name, size in zip(names, sizes, strict=True):
         if files.local and (found := files.size(name)) != size:
             reason = "missing" if found is None else f"expected {size} bytes, got {found}"
             raise shards.damaged(files.path(name), reason)
-    codec = store.codec(array, about.tier, "zarr")
     return store.Pixels(codec, kind.dtype, kind.shape(group.size), group.shard, names, sizes, {})
 
 

@@ -170,6 +170,16 @@ def test_a_killed_pack_continues(source: Source, tmp_path: Path) -> None:
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
+def test_a_pack_that_encoded_otherwise_is_not_continued(source: Source, tmp_path: Path) -> None:
+    plan = pack_plan.make(source.split("TINY_train"), source.root, pack_plan.Options(SIZE))
+    left = tmp_path / ".t.zarr.partial"
+    media.write_bytes(left / ".plan", plan.fingerprint.encode())  # as version 0.1 did
+    media.write_bytes(left / ".done/all-0.json", b"{}")
+    pack_train(source, tmp_path / "t.zarr")
+    pack_train(source, tmp_path / "whole.zarr")
+    assert same_bytes(tmp_path / "t.zarr", tmp_path / "whole.zarr")
+
+
 def test_a_remote_pack_is_committed_last_and_continues(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +208,7 @@ def test_a_remote_pack_is_committed_last_and_continues(
     with pytest.raises(DataError, match="Use --force"):
         pack_train(source, url, tier="lossless")
     pack_train(source, url, tier="lossless", force=True)
-    assert reader.open_store(url).codec("flow_picture") == "lz4"
+    assert reader.open_store(url).codec("flow_picture") == "lz4hc"
     system.pipe_file("memory://mine/file", b"x")
     with pytest.raises(DataError, match="is no store"):
         pack_train(source, "memory://mine", force=True)

@@ -58,3 +58,10 @@ def test_references_for_testing_as_in_the_release_of_dpa(
     count: int, expected: tuple[int, ...]
 ) -> None:
     assert sampling.even_references(count, 4) == expected
+
+
+def test_a_draw_starts_where_its_seed_says() -> None:
+    """What needs no choice takes nothing from it, so that orders of earlier versions hold."""
+    draw, rng = sampling.Draw(3, 1, 4), np.random.default_rng([3, 1, 4])
+    assert draw.below(1) == 0 and draw() is draw()
+    assert [draw.below(9) for _ in range(5)] == [int(rng.integers(9)) for _ in range(5)]

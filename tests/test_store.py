@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,29 @@ def test_a_store_of_the_first_version(packed: Path) -> None:
     (packed / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(DataError, match="version 1, expected 2. Pack it anew"):
         reader.open_store(str(packed))
+
+
+def test_a_store_of_earlier_codecs_is_read(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_vectors(Path(source.root))
+    now = pack_train(source, tmp_path / "now.zarr", tier="lossless", flow="both").path
+    with monkeypatch.context() as before:
+        kinds = {
+            name: replace(kind, codecs=(*kind.codecs[:1], store.EARLIER.get(name, "raw")) * 2)
+            for name, kind in store.KINDS.items()
+        }
+        before.setattr(store, "KINDS", kinds)
+        before.setitem(kinds, "gt", replace(kinds["gt"], codecs=("zstd",) * 4))
+        then = pack_train(source, tmp_path / "then.zarr", tier="lossless", flow="both").path
+    one, two = reader.open_store(now), reader.open_store(then)
+    assert [two.codec(a) for a in two.arrays] == ["raw", "zstd", "lz4-shuffle", "lz4"]
+    assert [one.codec(a) for a in one.arrays] == ["raw", "lz4hc", "lz4hc-shuffle", "lz4hc"]
+    for array in one.arrays:
+        shape, dtype = one.frame_shape(array)
+        found = [np.empty((9, *shape), dtype) for _ in range(2)]
+        for opened, out in zip((one, two), found, strict=True):
+            opened.read_into(range(9), array, out)
+        np.testing.assert_array_equal(*found)
+    kept = pack_train(source, tmp_path / "then.zarr", tier="lossless", flow="both")
+    assert kept.kept, "it is not packed anew for that"

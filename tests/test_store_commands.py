@@ -27,7 +27,7 @@ def test_pack_show_check_unpack(vsodpipe: Command, source: Source, tmp_path: Pat
     code, out, err = vsodpipe("store", path, "--check", "--data", root, "--json")
     about = json.loads(out)
     assert code == 0 and about["check"] == {"chunks": 36, "sources": 36, "faults": []}
-    assert about["arrays"]["flow"] == {"frames": 9, "codec": "lz4-shuffle"}
+    assert about["arrays"]["flow"] == {"frames": 9, "codec": "lz4hc-shuffle"}
     assert "9 frames (height x width): 9 of 32x40" in err
     assert vsodpipe("unpack", path, "--out", "again")[0] == 0
     assert vsodpipe("manifest", "--data", "again", "--out", "m", "-q")[0] == 0

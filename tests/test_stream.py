@@ -170,8 +170,7 @@ def test_training_clips_stay_inside(
 ) -> None:
     annotated = data.draw(st.lists(st.booleans(), min_size=count, max_size=count).filter(any))
     anchor = data.draw(st.sampled_from([i for i, a in enumerate(annotated) if a]))
-    rng = np.random.default_rng(seed)
-    clip = sampling.training_clip(annotated, anchor, length, steps, rng)
+    clip = sampling.training_clip(annotated, anchor, length, steps, sampling.Draw(seed))
     assert len(clip.frames) == len(clip.valid) == length
     assert all(0 <= f < count for f in clip.frames)
     valid = [f for f, ok in zip(clip.frames, clip.valid, strict=True) if ok]

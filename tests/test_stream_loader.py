@@ -1,6 +1,7 @@
 """The loader: the same samples from threads, processes and ranks; resume, uint8, no leftovers."""
 
 import itertools
+import mmap
 import multiprocessing
 import os
 import signal
@@ -106,7 +107,7 @@ def test_samples_are_what_the_plain_steps_give() -> None:
             reader, video, _ = found.anchors[anchor]
             pick = found._pick(epoch, position, anchor)
             clip = load_clip(READERS[reader], int(video), pick.frames, ("img", "flow", "gt"))
-            clip, _ = transforms.augment(clip, stage.augment, pick.rng, (12, 16))
+            clip, _ = transforms.augment(clip, stage.augment, pick.draw(), (12, 16))
             want = transforms.to_float(transforms.resize(clip, (8, 10)), stage.data)
             plain = transforms.resize(clip, (8, 10))["img"].float() / 255
             plain = plain - torch.tensor(stage.data.mean).view(1, 3, 1, 1)
@@ -206,6 +207,7 @@ def test_memory_is_used_again_only_when_nobody_refers_to_it() -> None:
     held = [buffers.take((4,), np.uint8) for _ in range(2)]
     assert address in {array.ctypes.data for array in held}
     assert len({array.ctypes.data for array in held}) == 2
+    assert not any(array.ctypes.data % mmap.PAGESIZE for array in held), "as frames in their files"
 
 
 def test_threads_end_with_the_loop_whatever_ends_it() -> None:
