@@ -24,7 +24,8 @@ def compiled(function: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[...,
 
     def call(first: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         try:
-            with torch._dynamo.config.patch(recompile_limit=_SIZES):
+            # recompile_limit, by the name that torch 2.6 knows too
+            with torch._dynamo.config.patch(cache_size_limit=_SIZES):
                 if not first.is_cuda:
                     return tuple(fast(first, *rest))
                 # The next run of a CUDA graph overwrites what this one returns.

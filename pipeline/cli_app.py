@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from vsodpipe import __version__, completion
+from vsodpipe.progress import printable
 
 ORDER = (
     *("datasets", "import", "flow", "manifest", "export", "pack", "store", "unpack"),
@@ -89,6 +90,11 @@ def _common(
     ] = False,
 ) -> None:
     pass
+
+
+def show(text: str) -> None:
+    """Print the result of a command for people, on stdout, with foreign names in it."""
+    typer.echo(printable(text))
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from vsodpipe import completion
-from vsodpipe.cli_app import DataOption, JsonOption, QuietOption, app, print_json
-from vsodpipe.progress import Reporter
+from vsodpipe.cli_app import DataOption, JsonOption, QuietOption, app, print_json, show
+from vsodpipe.progress import Reporter, printable
 
 
 @app.command(epilog="Example: vsodpipe datasets davsod")
@@ -26,6 +26,7 @@ def datasets(
 ) -> None:
     """Tell what is known, present, missing or incomplete; of one data set, how to get it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from vsodpipe import card as known
@@ -47,11 +48,11 @@ def datasets(
         return
     if name is not None:
         if name in cards:
-            typer.echo(inventory.describe(cards[name], root))
+            show(inventory.describe(cards[name], root))
         else:
-            typer.echo(inventory.describe_own(name, root))
+            show(inventory.describe_own(name, root))
         return
-    table = Table("data set", "card", "state", "videos", "frames", "masks", title=f"{root}")
+    table = Table("data set", "card", "state", "videos", "frames", "masks", title=escape(f"{root}"))
     table.columns[0].no_wrap = True
     for state in inventory.states(root):
         counts = (
@@ -59,7 +60,8 @@ def datasets(
             _of(state.frames, state.expected_frames),
             str(state.masks or ""),
         )
-        table.add_row(state.dataset, state.card or "-", state.state, *counts)
+        names = (escape(printable(text)) for text in (state.dataset, state.card or "-"))
+        table.add_row(*names, state.state, *counts)
     Console().print(table)
     reporter = Reporter(quiet)
     for card in cards.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -89,12 +90,13 @@ def eval_(
         if not any(one.defines(column) for one in used):
             names = ", ".join(dict.fromkeys(one.name for one in used))
             raise UsageError(f"--metric {column.key}: not defined by the protocol {names}.")
+    since = time.time_ns()
     result = evaluate.evaluate(found, options, reporter)
     if known is not None:
         lists.add(result, known)
     if compare:
         result["comparison"] = comparing.compare(result, chosen)
-    for file in evaluate.save(result):
+    for file in evaluate.save(result, since):
         reporter.say(f"wrote {file}")
     if curves is not None:
         drawing.draw(result, curves)

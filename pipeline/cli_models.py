@@ -15,6 +15,7 @@ from vsodpipe.cli_app import (
     QuietOption,
     app,
     print_json,
+    show,
 )
 from vsodpipe.errors import UsageError
 from vsodpipe.progress import Reporter
@@ -97,15 +98,15 @@ def weights(
     if as_json:
         print_json(report.as_dict())
     else:
-        typer.echo(f"{report.file}: {report.network or 'no network known here'} ({report.origin})")
-        typer.echo(f"  {report.tensors} tensors, {report.parameters:,} numbers")
-        typer.echo(f"  SHA-256 {report.sha256}")
+        show(f"{report.file}: {report.network or 'no network known here'} ({report.origin})")
+        show(f"  {report.tensors} tensors, {report.parameters:,} numbers")
+        show(f"  SHA-256 {report.sha256}")
         if report.loads and report.kind == "flow":
             use = f"vsodpipe flow NAME --engine {report.network} --weights {report.file}"
         else:
             use = f"vsodpipe test {report.network} --checkpoint {report.file} --manifest MANIFEST"
-        typer.echo(f"  loads: {use}" if report.loads else "  does not load:")
+        show(f"  loads: {use}" if report.loads else "  does not load:")
         for problem in report.problems:
-            typer.echo(f"    {problem}")
+            show(f"    {problem}")
     if not report.loads:
         raise typer.Exit(2)

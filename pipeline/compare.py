@@ -69,9 +69,8 @@ def terminal(comparison: Mapping[str, Any]) -> list[Table]:
     for dataset, pairs in comparison.items():
         for pair in pairs:
             first, other = (escape(tables.printable(pair[key])) for key in ("first", "other"))
-            table = Table(
-                title=f"{dataset}: {first} against {other}, per video", title_justify="left"
-            )
+            name = escape(tables.printable(dataset))
+            table = Table(title=f"{name}: {first} against {other}, per video", title_justify="left")
             headings = ("metric", "first", "other", "difference", "better", "worse", "p")
             for heading in headings:
                 table.add_column(heading, justify="left" if heading == "metric" else "right")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,8 +128,11 @@ def evaluate(folders: Sequence[Folder], options: Options, reporter: Reporter) ->
     return result
 
 
-def save(result: Mapping[str, Any]) -> list[Path]:
-    """Write scores.json into the run folder around each method's maps; return the files."""
+def save(result: Mapping[str, Any], since: int) -> list[Path]:
+    """Write scores.json into the run folder around each method's maps; return the files.
+
+    Their time of change is `since`, in ns: when scoring began, as maps may have changed after that.
+    """
     written = []
     for method, found in result["methods"].items():
         run = Path(found["maps"]).parent
@@ -136,6 +140,7 @@ def save(result: Mapping[str, Any]) -> list[Path]:
             own = {**result, "methods": {method: found}}
             own.pop("comparison", None)
             media.write_bytes(run / "scores.json", json.dumps(own, indent=1).encode() + b"\n")
+            os.utime(run / "scores.json", ns=(since, since))
             written.append(run / "scores.json")
     return written
 

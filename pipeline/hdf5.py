@@ -1,12 +1,18 @@
 """The HDF5 form of a store: one file of the same schema, one frame a chunk.
 
 h5py reads the metadata and tells where the chunks lie; the frames are read like those of shards.
+The HDF5 library may crash in a garbled file or never come back from it, so each file is read by
+`python -m vsodpipe.hdf5 FILE` first, a process that may die of it.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +27,10 @@ from vsodpipe.errors import DataError, UsageError
 from vsodpipe.fetch import Files
 
 SUFFIXES = (".h5", ".hdf5")
+TRIAL_SECONDS = 60
+"""Of CPU time, after which reading the metadata of a file counts as never ending."""
+_survived: set[tuple[int | str, ...]] = set()
+"""Files that a trial came back from: device, number, size and time of change, or URL."""
 
 
 def library() -> Any:
@@ -83,6 +93,48 @@ def _fill(dataset: Any, group: store.Group, files: list[Path]) -> None:
 
 
 def load(files: Files, checks: bool = False) -> store.Parts:
+    """Open the HDF5 form of a store, with what only `checks` need.
+
+    Raises DataError for anything that a pack does not write.
+    """
+    library()
+    _try(files)
+    return _read(files, checks)
+
+
+def _try(files: Files) -> None:
+    """Raise DataError for a file that a process of its own does not survive.
+
+    Only that counts: any other failure is found again, and said, by whoever reads the file next.
+    """
+    identity: tuple[int | str, ...] = (files.url,)
+    if files.local:
+        try:
+            state = os.stat(files.url)
+        except OSError:
+            return
+        identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if identity in _survived:
+        return
+    call = [sys.executable, "-P", "-m", __name__, files.url, str(TRIAL_SECONDS)]
+    silent = subprocess.DEVNULL
+    ended = subprocess.run(call, stdin=silent, stdout=silent, stderr=silent)
+    if ended.returncode < 0:
+        how = "does not come back from" if ended.returncode == -signal.SIGXCPU else "crashes in"
+        raise DataError(f"{files.url}: damaged: the HDF5 library {how} it. {store.REPACK}")
+    _survived.add(identity)
+
+
+def _die_of(url: str, seconds: int) -> None:
+    """Read the metadata of a file, in a process that gets so much CPU time and leaves no core."""
+    import resource  # not on every system: there, files are opened untried
+
+    for limit, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+    _read(Files(url, None, 0), checks=True)
+
+
+def _read(files: Files, checks: bool) -> store.Parts:
     """Open the HDF5 form of a store, with what only `checks` need.
 
     Raises DataError for anything that a pack does not write.
@@ -155,3 +207,7 @@ def _pixels(
 
     dataset.id.chunk_iter(note)
     return store.Pixels(codec, kind.dtype, shape, group.frames, [""], [0], {0: index})
+
+
+if __name__ == "__main__":
+    _die_of(sys.argv[1], int(sys.argv[2]))

@@ -284,12 +284,12 @@ def _outside(name: str | Path, root: Path) -> UsageError:
 
 
 def write(manifest: Manifest, out: Path, root: Path | str) -> list[Path]:
-    """Write `NAME.json` and a txt for every split into folder `out`; return the files.
+    """Write a txt for every split and, last, `NAME.json` into folder `out`; return it and them.
 
     The txt files of a part or a mixture have its name before theirs (`mix.davis_train.txt`).
     """
     files = [out / f"{manifest.name}.json"]
-    media.write_bytes(files[0], _dump(manifest))
+    out.mkdir(parents=True, exist_ok=True)
     with locks.alone(out):
         for split in manifest.datasets:
             before = f"{manifest.name}." if manifest.made_by else ""
@@ -298,6 +298,7 @@ def write(manifest: Manifest, out: Path, root: Path | str) -> list[Path]:
                 rows = _rows(split, root)
                 opened.writelines(row.encode(errors="surrogateescape") for row in rows)
             files.append(file)
+        media.write_bytes(files[0], _dump(manifest))
     return files
 
 

@@ -102,6 +102,8 @@ def _dataset(predictors: Sequence[Predictor], files: Files, folder: Path, counte
             counter.advance(len(files.frames(video)))
         else:
             missing.append(video)
+    if missing and (run := folder.parent.parent / "run.json").is_file():
+        media.remove(run.with_name("scores.json"))  # of other maps, whatever the clock said then
     waiting, lock = deque(missing), threading.Lock()
 
     def counted() -> None:

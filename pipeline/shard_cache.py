@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
-from vsodpipe import media, remote
+from vsodpipe import locks, media, remote
 from vsodpipe.errors import DataError
 
 T = TypeVar("T")
@@ -132,11 +132,14 @@ class ShardCache:
         options = {"skip_instance_cache": self._process != _IMPORTER, **remote.options(url)}
         system, where = fsspec.core.url_to_fs(url, **options)
         size = int(retry(lambda: system.size(where), url))
-        with self._lock:  # the partial file counts from here on
-            self._make_room(size)
-            handle, partial = tempfile.mkstemp(".partial", path.name, self.folder)
-            os.truncate(handle, size)
-        try:
+        with ExitStack() as stack:
+            with self._lock:  # the partial file counts from here on
+                self._make_room(size)
+                handle, partial = tempfile.mkstemp(".partial", path.name, self.folder)
+                stack.callback(media.remove, Path(partial))
+                stack.callback(os.close, handle)
+                stack.enter_context(locks.alone(Path(partial)))  # others leave it
+                os.truncate(handle, size)
 
             def part(start: int) -> None:
                 end = min(start + PART_BYTES, size)
@@ -148,9 +151,6 @@ class ShardCache:
             for done in [parts.submit(part, start) for start in range(0, size, PART_BYTES)]:
                 done.result()
             os.replace(partial, path)
-        finally:
-            os.close(handle)
-            media.remove(Path(partial))
 
     def _make_room(self, size: int) -> None:
         """Remove the files that were used longest ago until `size` bytes more fit."""
@@ -162,7 +162,8 @@ class ShardCache:
         for file in self.folder.glob("*.shard*"):
             with suppress(FileNotFoundError):
                 status = file.stat()
-                if file.suffix == ".partial" and time.time() - status.st_mtime > 3600:
+                age = abs(time.time() - status.st_mtime)  # clocks are set back, too
+                if file.suffix == ".partial" and age > 3600 and _is_free(file):
                     file.unlink()  # of a process that was killed
                 else:
                     held.append((status.st_mtime, status.st_size, file))
@@ -174,6 +175,15 @@ class ShardCache:
                 with suppress(FileNotFoundError):
                     file.unlink()
                 total -= bytes_
+
+
+def _is_free(file: Path) -> bool:
+    """Return whether no process is at work in `file`."""
+    try:
+        with locks.alone_or(file, BlockingIOError):
+            return True
+    except BlockingIOError:
+        return False
 
 
 _IMPORTER = os.getpid()

@@ -126,6 +126,12 @@ class Group(_Loose):
         return f"{self.path}/{array}" if self.path else array
 
 
+class Vectors(_Loose):
+    """What the flow (u, v) is, where a store has it."""
+
+    record: dict[str, Any] | None
+
+
 class Attributes(_Loose):
     """What the attributes of the root group hold at least."""
 
@@ -136,6 +142,7 @@ class Attributes(_Loose):
     groups: tuple[Group, ...] = Field(min_length=1)
     fingerprint: str
     flow: dict[str, Any] | None = None
+    flow_vectors: Vectors
 
 
 def check_attributes(values: Any, where: str) -> Attributes:

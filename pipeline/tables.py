@@ -68,7 +68,7 @@ def table(
     best: bool = False,
 ) -> Table:
     """Return a table for people, one row a name; the last row is set apart when it is `total`."""
-    made = Table(title=escape(title), title_justify="left")
+    made = Table(title=escape(printable(title)), title_justify="left")
     made.add_column(first)
     for metric in shown:
         made.add_column(metric.heading, justify="right")
@@ -92,10 +92,10 @@ def as_csv(result: Row) -> str:
     writer.writerow(["method", "dataset", "protocol", "video", "frames", *keys])
     for dataset, methods in found.items():
         for method, scored in methods.items():
-            start = [method, dataset, scored["protocol"]["name"]]
+            start = [*map(progress.printable, (method, dataset)), scored["protocol"]["name"]]
             for video, row in _rows(scored).items():
                 numbers = ["" if row.get(key) is None else f"{row[key]:.6f}" for key in keys]
-                writer.writerow([*start, video, row["frames"], *numbers])
+                writer.writerow([*start, progress.printable(video), row["frames"], *numbers])
     return out.getvalue()
 
 
@@ -156,7 +156,7 @@ def number(value: float | None) -> str:
 
 def _title(dataset: str, scored: Row) -> str:
     protocol = scored["protocol"]
-    return f"{dataset}, protocol {protocol['name']}, frames: {protocol['frames']}"
+    return f"{printable(dataset)}, protocol {protocol['name']}, frames: {protocol['frames']}"
 
 
 def _has_videos(scored: Row) -> bool:
@@ -175,7 +175,8 @@ def _side_by_side(metric: Metric, methods: Scored) -> Table:
         row = {m: {metric.key: _of(scored, video, metric.key)} for m, scored in methods.items()}
         best = _ranked(row, metric)[0]
         texts = [number(values[metric.key]) for values in row.values()]
-        made.add_row(escape(video), *(f"[bold]{t}[/]" if t == best else t for t in texts))
+        cells = (f"[bold]{t}[/]" if t == best else t for t in texts)
+        made.add_row(escape(printable(video)), *cells)
     return made
 
 

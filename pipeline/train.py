@@ -174,7 +174,8 @@ def _run_stage(run: _Run, position: Position, state: Learner) -> None:
                 _write(events, stage, epoch, step, row)
                 run.log.numbers(run.first_step + at, row)
                 counter.advance(note=f"loss {loss:.3f}, lr {rate:.2g}, {meter.describe()}")
-                if asked or meter.since_save() > SAVE_SECONDS:
+                saved_below = step + 1 == steps and not _due(run, epoch)
+                if asked or (meter.since_save() > SAVE_SECONDS and not saved_below):
                     _save(run, _following(run, place), state, events)
                     meter.saved()
                 if asked:

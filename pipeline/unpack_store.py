@@ -83,7 +83,7 @@ def _frame(store: Store, video: int, frame: int, base: Path, stills: bool) -> No
 def _record(store: Store, key: str, folder: Path) -> None:
     """Write the record of a flow folder: which flow it is, and at which size it was stored."""
     vectors = store.attributes["flow_vectors"]["record"]
-    record = vectors if key == "flow" else store.attributes["flow"]
+    record = vectors if key == "flow" else store.attributes.get("flow")
     if record is None or not folder.is_dir():
         return
     form = "flo" if key == "flow" else "jpg" if store.codec(key) in JPEGS else "png"

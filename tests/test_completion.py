@@ -95,6 +95,7 @@ def test_what_follows_from_words_before(source: Source) -> None:
 def test_nothing_heavy(typed: tuple[str, ...], data_root: Path) -> None:
     code = (
         "import sys; from vsodpipe import cli\n"
+        "sys.argv[0] = 'vsodpipe'\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'cv2', 'zarr', 'dask') if m in sys.modules])"

@@ -23,6 +23,8 @@ LONG = os.environ.get("FAULTS") == "long"
 KILLED = ("import", "flow-force", "pack-force", "train", "test")
 DISTURBED = ("import", "import-archive", "flow", "manifest", "pack", "pack-hdf5", "train", "test")
 SOME = DISTURBED if LONG else ("flow", "pack", "train")
+ONLY_READ = ("eval", "report")
+"""They write when all is done."""
 REFUSED = [(name, number) for name in DISTURBED for number in (errno.ENOSPC, errno.EROFS)]
 if not LONG:
     REFUSED = [("flow", errno.EROFS), ("pack", errno.ENOSPC), ("train", errno.EROFS)]
@@ -207,6 +209,9 @@ def test_ctrl_c(
         ("pack", "data/TINY_train/cube/GT/00003.png", "GT/00003.png"),
         ("train", "data/TINY_test/dice/GT/00001.png", "GT/00001.png"),
         ("test", "data/TINY_test/dice/RGB/00004.jpg", "RGB/00004.jpg"),
+        ("predict", "data/TINY_test/dice/RGB/00004.jpg", "RGB/00004.jpg"),
+        ("eval", "runs/r/maps/TINY_test/dice/00004.png", "dice/00004.png"),
+        ("report", "data/TINY_test/dice/GT/00004.png", "GT/00004.png"),
     ],
 )
 def test_a_file_that_vanishes_under_the_job(
@@ -215,7 +220,11 @@ def test_a_file_that_vanishes_under_the_job(
     plain = expected(zygote, world, name, results)
     kept = world.folder.parent / "kept-file"
     shutil.copy2(world.folder / file, kept)
-    fault = Fault(str(world.folder), 5, "remove", target=str(world.folder / file))
+    target = str(world.folder / file)
+    fault = Fault(str(world.folder), 5, "remove", target=target)
+    if name in ONLY_READ:
+        first = target.replace("00004", "00000")
+        fault = Fault(str(world.folder), 0, "remove", target=target, read=first)
     ended = zygote.run(*again(name, world.folder), fault=fault)
     assert ended.code == 2 and words in error_of(ended)
     shutil.copy2(kept, world.folder / file)
@@ -229,6 +238,7 @@ def test_a_file_that_vanishes_under_the_job(
     [
         ("flow", "ball: its frames changed while their flow was computed. Run again."),
         ("pack", "TINY_train: files changed while they were packed. Run again."),
+        ("predict", "video RGB: has changed while it was read. Run again."),
     ],
 )
 def test_a_file_that_changes_after_it_was_read(
@@ -236,17 +246,37 @@ def test_a_file_that_changes_after_it_was_read(
 ) -> None:
     """A byte after the end of the picture is cut off: the same pixels, but another file."""
     world.reset(zygote, COMMANDS[name].after)
-    file = world.folder / "data/TINY_train/ball/RGB/00000.jpg"
+    video = "TINY_test/dice" if name == "predict" else "TINY_train/ball"
+    file = world.folder / f"data/{video}/RGB/00000.jpg"
     file.write_bytes(file.read_bytes() + b"\0")
     if name == "pack":  # its flow is of that file
         world.reset(zygote, COMMANDS[name].after)
         file.write_bytes(file.read_bytes() + b"\0")
-    at = 8 if name == "flow" else 60
+    at = {"flow": 8, "pack": 60, "predict": 26}[name]
     fault = Fault(str(world.folder), at, "shorten", target=str(file))
     ended = zygote.run(*COMMANDS[name].argv, fault=fault)
     assert ended.code == 2 and words in error_of(ended)
     assert not [n for n in tree(world.folder) if "partial" in n]
     assert zygote.run(*COMMANDS[name].argv).code == 0
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_clock_that_jumps(
+    zygote: Zygote, world: World, results: dict[str, Tree], name: str
+) -> None:
+    """What a killed command left is of 1970 or of the year 2100, and the clock goes back a day."""
+    plain = expected(zygote, world, name, results)
+    before = set(world.folder.rglob("*"))
+    root, at = str(world.folder), {"import": 30, "manifest": 3}.get(name, 12)
+    assert zygote.run(*COMMANDS[name].argv, fault=Fault(root, at)).code == -signal.SIGKILL
+    # the store of a pack notes the times of what it is made from
+    touched = set(world.folder.rglob("*")) - (before if name.startswith("pack") else set())
+    for number, path in enumerate(sorted(touched)):
+        when = (0, 4_102_444_800)[number % 2]
+        os.utime(path, (when, when), follow_symlinks=False)
+    ended = zygote.run(*again(name, world.folder), fault=Fault(root, 5, "clock", error=-86_400))
+    assert ended.code == 0, ended.err
+    assert differences(tree(world.folder), plain) == []
 
 
 def test_a_file_that_is_written_twice_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import random
 import resource
 import struct
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -26,9 +27,10 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import map_sets
 from fuzz.engine import judged, mutated
 from fuzz.targets import TARGETS
-from helpers import files_below
+from helpers import files_below, write_video
 from vsodpipe import (
     attributes,
     card,
@@ -36,6 +38,7 @@ from vsodpipe import (
     cli,
     flow_raw,
     flow_record,
+    hdf5,
     import_record,
     manifest,
     manifest_txt,
@@ -301,6 +304,18 @@ def changed(store: Path, change: Callable[[dict[str, Any]], object]) -> str:
     return str(store)
 
 
+@pytest.mark.parametrize("change", ["flow_vectors", "flow"])
+def test_a_store_that_does_not_say_which_flow_it_has(
+    packed: Path, tmp_path: Path, change: str
+) -> None:
+    url = changed(packed, lambda attributes: attributes.pop(change))
+    if change == "flow":
+        unpack_store.unpack(reader.open_store(url), tmp_path / "out", Reporter(quiet=True))
+        assert not list((tmp_path / "out").rglob("flow.json"))
+    else:
+        refused(lambda: reader.open_store(url), "damaged store: flow_vectors: Field required")
+
+
 @pytest.mark.parametrize("name", ["../../out", "/tmp/x", "..", "a/b", "a\\b", "\x1b[2J", "x" * 300])
 @pytest.mark.parametrize("where", ["dataset", "video", "frame"])
 def test_names_in_a_store_lead_nowhere(packed: Path, tmp_path: Path, name: str, where: str) -> None:
@@ -401,6 +416,35 @@ def test_hdf5_that_points_elsewhere_or_claims_terabytes(tmp_path: Path) -> None:
 
     for change in (link, outside, huge):
         damage(change)
+
+
+def test_hdf5_that_the_library_does_not_survive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more letter in an attribute, and libhdf5 2.0 never comes back from opening the file."""
+    pytest.importorskip("h5py")
+    seeds, _ = TARGETS["store-hdf5"].make(tmp_path)
+    monkeypatch.setattr(hdf5, "TRIAL_SECONDS", 1)
+    garbled, good = tmp_path / "garbled.h5", tmp_path / "good.h5"
+    garbled.write_bytes(seeds[0].replace(b"frame\0\0\0\x10", b"framee\0\0\0\x10", 1))
+    refused(lambda: reader.open_store(str(garbled)), str(garbled))
+    libraries = tmp_path / "libraries"  # found by the trial alone: here h5py is loaded
+    monkeypatch.setenv("PYTHONPATH", str(libraries))
+    libraries.mkdir()
+    for code, words in (
+        ("while True:\n    pass\n", "damaged: the HDF5 library does not come back from it"),
+        ("import os\nos.kill(os.getpid(), 11)\n", "damaged: the HDF5 library crashes in it"),
+    ):
+        (libraries / "h5py.py").write_text(code)
+        good.write_bytes(seeds[0])
+        refused(lambda: reader.open_store(str(good)), words)
+    monkeypatch.delenv("PYTHONPATH")
+    tried = []
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: (tried.append(a), real(*a, **k))[1])
+    for _ in range(2):
+        assert len(reader.open_store(str(good))) == 5
+    assert len(tried) == 1, "a file is tried once"
 
 
 def test_raw_flow_is_of_zarr_3_alone(tmp_path: Path) -> None:
@@ -516,6 +560,48 @@ def test_names_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     reporter.warn("\x1b[31m")
     printed = capsys.readouterr().err
     assert "\\x1b[2Jbear" in printed and "\x1b" not in printed and "\x07" not in printed
+
+
+EVIL = "\x1b]0;x\x07\x1b[2J\x9b31m\u202eb|<b>"
+"""A name that would set the title of a terminal, clear it, and turn the text around."""
+
+
+def test_every_command_shows_foreign_names_as_text(
+    vsodpipe: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    write_video(tmp_path / "datasets/TINY_train" / EVIL, 1, 3)
+    write_video(tmp_path / "datasets" / f"TINY{EVIL}_test" / "dice", 2, 3)
+    write_video(tmp_path / "clips" / EVIL, 3, 3)
+    state = {f"a{EVIL}": torch.zeros(2), "b": torch.zeros(1)}
+    torch.save({"model": state, EVIL: 1}, tmp_path / f"w{EVIL[:-3]}.pth")
+    map_sets.make_source(tmp_path, {"DAVIS_test": {"camel": [4] * 4}})
+    for number in range(4):
+        image = tmp_path / f"DAVIS_test/camel/RGB/0000{number}.jpg"
+        map_sets.write(image, map_sets.columns(number))
+    for method in (f"m{EVIL}", f"n{EVIL}"):
+        map_sets.write_maps(tmp_path / "maps" / method / "DAVIS", {"camel": [2, 3, 2, 3]})
+    score = "eval maps --manifest made.json"
+    every = {
+        "datasets": 0,
+        f"datasets TINY{EVIL}_test": 0,
+        "flow TINY_train --engine dis --preset ultrafast": 0,
+        "manifest": 2,
+        "manifest TINY_train": 2,
+        f"import --own MINE_test clips/{EVIL}/RGB": 0,
+        f"import davis clips/{EVIL}": 2,
+        f"{score} --compare": 0,
+        f"{score} --format csv": 0,
+        f"{score} --format latex": 0,
+        f"{score} --json": 0,
+        f"report maps/m{EVIL} --manifest made.json": 0,
+        f"train {EVIL} --manifest made.json": 2,
+        f"weights w{EVIL[:-3]}.pth": 2,
+        f"predict clips/{EVIL}/RGB --checkpoint w{EVIL[:-3]}.pth": 2,
+    }
+    for call, expected in every.items():
+        code, out, err = vsodpipe(*call.split())
+        assert code == expected and "unexpected" not in err, err
+        assert (out + err).replace("\n", "").isprintable(), call
 
 
 def test_an_error_stays_short(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,6 @@ def test_everything_to_continue_is_in_a_save_in_mid_epoch(
         {"stage": 0, "epoch": 0, "step": 0},
         {"stage": 0, "epoch": 0, "step": 1},
         {"stage": 1, "epoch": 0, "step": 0},
-        {"stage": 1, "epoch": 0, "step": 0},
     ]
     assert len(saved[1]["optimiser"]["state"]) == 4 and saved[1]["raw"].keys()
 
@@ -238,7 +237,8 @@ def test_every_frame_is_scored_once_on_any_device(
 
     def both(pairs: list[validate.Pair], device: str) -> list[Any]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Tensor, "to", lambda tensor, _: tensor)  # the device is the CPU
+            cast = Tensor.to  # to a type; the device is the CPU
+            patch.setattr(Tensor, "to", lambda t, *to, **named: t if to else cast(t, **named))
             batched = real(pairs, "cuda:0")
         found = real(pairs, device)
         for a, b in zip(batched, found, strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -68,6 +69,14 @@ def test_every_dependency_is_used_and_every_import_declared() -> None:
 @pytest.mark.parametrize("requirement", REQUIRED, ids=str)
 def test_every_dependency_has_a_floor_and_no_ceiling(requirement: Requirement) -> None:
     assert [each.operator for each in requirement.specifier] == [">="]
+
+
+def test_the_floors_are_those_of_the_docs() -> None:
+    """What was tested is what is asked for."""
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"\| ([a-z0-9-]+) \| ([0-9.]+) (?=\|)", text))
+    asked = {each.name: Version(next(iter(each.specifier)).version) for each in REQUIRED}
+    assert asked == {name: Version(listed[name]) for name in asked}
 
 
 def test_the_tested_set_satisfies_what_is_asked_for() -> None:

@@ -160,7 +160,8 @@ class Queue:
     def begin(self, job: int) -> None:
         """Note that a job runs, for one more time."""
         self._db.execute(
-            "UPDATE jobs SET state = 'running', started = COALESCE(started, ?), tries = tries + 1 "
+            "UPDATE jobs SET state = 'running', started = COALESCE(started, MAX(created, ?)), "
+            "tries = tries + 1 "
             "WHERE id = ?",
             (time.time(), job),
         )
@@ -188,7 +189,8 @@ class Queue:
     ) -> None:
         """Note how a job ended."""
         self._db.execute(
-            "UPDATE jobs SET state = ?, code = ?, ended = ?, message = ?, progress = ?, "
+            "UPDATE jobs SET state = ?, code = ?, ended = MAX(COALESCE(started, created), ?), "
+            "message = ?, progress = ?, "
             "summary = ? WHERE id = ?",
             (state, code, time.time(), message, _text(progress), _text(summary), job),
         )

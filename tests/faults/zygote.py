@@ -44,25 +44,28 @@ class Fault:
     at: int = -1
     act: str = "kill"
     """`kill` (its whole group), `stop` (until SIGCONT), `remove` or `shorten` the file `target`,
-    `fail` (that event and all after it, with number `error`)."""
+    `fail` (that event and all after it, with number `error`), `clock` (goes by `error` seconds)."""
     error: int = 0
     target: str = ""
+    read: str = ""
+    """Count the openings of this file, for reading, and nothing else."""
     seed: int = 0
     """Where `kill` cuts off the file that was being written; 0: it is whole."""
 
 
 def arm(fault: Fault, counted: str) -> None:
     """Have the fault happen in this process; the number of events is kept in file `counted`."""
-    count, written = 0, ""
+    count, written, kept = 0, "", 0
     root = os.path.join(os.path.realpath(fault.root), "")
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count, written, root
+        nonlocal count, written, kept, root
         if event == "open":
             path, _, flags = arguments
-            if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if isinstance(path, int) or writes == bool(fault.read):
                 return
-        elif event in _NAMES:
+        elif event in _NAMES and not fault.read:
             path = arguments[1] if event in ("os.symlink", "os.link") else arguments[0]
         else:
             return
@@ -72,11 +75,14 @@ def arm(fault: Fault, counted: str) -> None:
         if event in ("os.remove", "os.rmdir") and arguments[1] > 0:  # relative to a folder
             name = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), name)
         name = os.path.abspath(name)
-        if not name.startswith(root):
+        if not name.startswith(root) or fault.read not in ("", name):
             return
         number, count = count, count + 1
         if fault.at < 0 or number < fault.at:
             written = name if event == "open" else ""
+            # what a file held before it was opened to be continued, a kill does not take away
+            longer = written and arguments[2] & os.O_APPEND and os.path.exists(name)
+            kept = os.path.getsize(name) if longer else 0
             return
         if fault.act == "fail":
             raise OSError(fault.error, os.strerror(fault.error), name)
@@ -84,13 +90,16 @@ def arm(fault: Fault, counted: str) -> None:
         if fault.act == "kill":
             half = name if event == "os.rename" else written
             if fault.seed and os.path.isfile(half) and not os.path.islink(half):
-                share = random.Random(fault.seed).random()
-                os.truncate(half, int(share * os.path.getsize(half)))
+                share, start = random.Random(fault.seed).random(), kept if half == written else 0
+                os.truncate(half, start + int(share * (os.path.getsize(half) - start)))
             os.killpg(0, signal.SIGKILL)
         elif fault.act == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif fault.act == "remove":
             os.remove(fault.target)
+        elif fault.act == "clock":
+            real = time.time
+            time.time = lambda: real() + fault.error
         else:
             os.truncate(fault.target, os.path.getsize(fault.target) - 1)
 

@@ -102,11 +102,16 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def bound_memory(more: int = MEMORY) -> None:
-    """Let this process take so many bytes of address space more than it has now."""
+def bound(seconds: float, more: int = MEMORY) -> None:
+    """Let this process take so much CPU time, and so many bytes of address space on top of its own.
+
+    A library that never comes back does not hear `limited`, but the system kills it (SIGXCPU).
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit = int(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
 
 
 _NUMBERS = (
