@@ -13,6 +13,7 @@ Source: the data sets' own documentation and the public readers of them.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def fbms_files(dat: Path, frames: int) -> dict[int, Path]:
                 f"{dat}: frame {place} is there twice or not one of the video's {frames}. "
                 "Restore the frames."
             )
-        if name in ("", ".", "..") or not file.is_file():
+        if name in ("", ".", "..") or not os.path.isfile(file):  # False for names without end, too
             raise DataError(f"{dat}: names the mask {name}, which is not beside it. Restore it.")
         found[int(place)] = file
     return found

@@ -525,6 +525,10 @@ def test_regions_of_a_picture_of_many_pixels(tmp_path: Path) -> None:
     dat = tmp_path / "xDef.dat"
     dat.write_text(f"Scale of region 0:\n{'9' * 5000}\nTotal number of labelled frames: 1")
     refused(lambda: masks.fbms_files(dat, 5), "expected 1 labelled frames, got 0")
+    dat.write_text(
+        f"Total number of labelled frames: 1\nFrame number:\n0\nFile name:\na.pgm{'x' * 300}\n"
+    )
+    refused(lambda: masks.fbms_files(dat, 5), "which is not beside it")
 
 
 def test_rows_of_one_part(tmp_path: Path) -> None:
