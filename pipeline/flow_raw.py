@@ -137,11 +137,13 @@ def read(folder: Path) -> tuple[list[str], zarr.Array[Any]]:
     if not all(isinstance(a, zarr.Array) and (a.dtype, a.ndim) == (t, n) for a, t, n in kinds):
         raise DataError(f"{folder}: no raw flow of ours. Delete it and run vsodpipe flow again.")
     assert isinstance(array, zarr.Array) and isinstance(letters, zarr.Array)
-    if letters.nbytes > 256 * 2**24 or math.prod(array.shape[1:]) > 2 * MAX_PIXELS:
+    shard = (array.shards or array.chunks)[0]
+    large = letters.nbytes > 256 * 2**24 or math.prod(array.shape[1:]) > 2 * MAX_PIXELS
+    if large or not shard:
         raise DataError(
             f"{folder}: raw flow of {array.shape}. Delete it and run vsodpipe flow again."
         )
-    expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
+    expected = -(-array.shape[0] // shard)
     found = sum(file.is_file() for file in (folder / STORE / "flow" / "c").rglob("*"))
     if found != expected:
         raise DataError(

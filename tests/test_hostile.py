@@ -479,6 +479,17 @@ def test_raw_flow_that_claims_terabytes(tmp_path: Path) -> None:
     refused(lambda: flow_raw.read(tmp_path), "Delete it and run vsodpipe flow again")
 
 
+def test_raw_flow_in_shards_of_nothing(tmp_path: Path) -> None:
+    made = flow_raw.RawFlow(tmp_path, "t -> t+1", "none")
+    made.put(0, "00000", np.ones((4, 6, 2), np.float32), "x")
+    made.finish()
+    file = tmp_path / flow_raw.STORE / "flow/zarr.json"
+    node = json.loads(file.read_text())
+    node["shape"][0] = node["chunk_grid"]["configuration"]["chunk_shape"][0] = 0
+    file.write_text(json.dumps(node))
+    refused(lambda: flow_raw.read(tmp_path), "Delete it and run vsodpipe flow again")
+
+
 # ---- weights ----
 
 
