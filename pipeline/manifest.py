@@ -35,7 +35,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from vsodpipe import card, catalogue, flow_record, locks, media
 from vsodpipe.card import Card
 from vsodpipe.catalogue import Dataset
-from vsodpipe.errors import DataError, UsageError, unknown
+from vsodpipe.errors import DataError, UsageError, unknown, unwritable
 from vsodpipe.manifest_text import MAX_BYTES, inside, one_part, parse, plain, shown
 from vsodpipe.progress import Reporter
 
@@ -289,7 +289,10 @@ def write(manifest: Manifest, out: Path, root: Path | str) -> list[Path]:
     The txt files of a part or a mixture have its name before theirs (`mix.davis_train.txt`).
     """
     files = [out / f"{manifest.name}.json"]
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from error
     with locks.alone(out):
         for split in manifest.datasets:
             before = f"{manifest.name}." if manifest.made_by else ""
