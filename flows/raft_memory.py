@@ -141,7 +141,7 @@ def noticed() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_exhausted(error):
+        if not _is_exhausted(error):
             raise
         failure = Exhausted(str(error))
     else:
@@ -149,7 +149,7 @@ def noticed() -> Iterator[None]:
     raise failure  # not above, where it would hold the tensors of what has failed
 
 
-def is_exhausted(error: BaseException) -> bool:
+def _is_exhausted(error: BaseException) -> bool:
     """Tell whether `error` says that there is no memory left, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

@@ -255,17 +255,12 @@ class Store:
         self._load_indices(pixels, dict.fromkeys(number for _, number, _ in wanted))
         runs = self._runs(pixels, wanted)
         if pixels.codec == "raw" and self._files.direct:
-            self._read_raw(pixels, key, runs, places, out)
+            self._read_raw(key, runs, places, out)
         else:
-            self._read_coded(pixels, key, runs, places, out)
+            self._read_coded(pixels.codec, key, runs, places, out)
 
     def _read_raw(
-        self,
-        pixels: Pixels,
-        key: str,
-        runs: list[_Run],
-        places: NDArray[np.int64],
-        out: NDArray[Any],
+        self, key: str, runs: list[_Run], places: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
         """Read frames that are stored as they are straight into their slots of `out`."""
         for name, group in groupby(runs, lambda run: run.file):
@@ -278,7 +273,7 @@ class Store:
 
     def _read_coded(
         self,
-        pixels: Pixels,
+        codec: shards.Codec,
         key: str,
         runs: list[_Run],
         places: NDArray[np.int64],
@@ -292,7 +287,7 @@ class Store:
                 chunk = data[start : start + length]  # of bytes as a whole, no copy
                 start += length
                 self._confirm(key, int(places[slot]), chunk, run.file)
-                self._decode(pixels.codec, chunk, out[slot], run.file)
+                self._decode(codec, chunk, out[slot], run.file)
 
     def chunk(self, index: int, key: str) -> bytes | None:
         """Return the bytes of a frame as they are stored, None where it has no `key`.
