@@ -90,7 +90,7 @@ class StreamingRaft:
     def encode(self, picture: Tensor) -> Encoded:
         """Return the features of a `picture`, (1, 3, H, W) in -1..1; H and W divide by 8."""
         picture = picture.to(self._dtype, memory_format=self._format)
-        features = self._network.feature_encoder(picture).float()
+        features = _features(self._network.feature_encoder, picture).float()
         # Half of the product's 1 / sqrt(C), on either side.
         features *= features.shape[1] ** -0.25
         size = (features.shape[2], features.shape[3])
@@ -120,7 +120,7 @@ class StreamingRaft:
         start = _grid(sources[0].size, hidden.device).expand(len(sources), -1, -1, -1)
         flow = self._laid(torch.zeros_like(start))
         for _ in range(updates):
-            correlation = self._laid(volume.lookup(start + flow).to(self._dtype))
+            correlation = volume.lookup(start + flow).to(self._dtype)
             flow, hidden = self._update(flow, hidden, correlation, shares)
         return self._upsampled(flow, hidden)
 
@@ -145,7 +145,7 @@ class StreamingRaft:
         with frame.lock:
             if frame.context is None:
                 assert frame.picture is not None
-                out = self._network.context_encoder(frame.picture)
+                out = _features(self._network.context_encoder, frame.picture)
                 hidden = torch.tanh(out[:, : self._hidden_size])
                 context = F.relu(out[:, self._hidden_size :])
                 frame.context = Context(hidden, [unit.share(context) for unit in self._units])
@@ -223,6 +223,23 @@ class _FrameNorm(nn.Module):
         length = torch.linalg.vector_norm(channels, dim=1, keepdim=True)
         channels *= (length.square() / channels.shape[1] + self._eps).rsqrt()
         return x
+
+
+def _features(encoder: FeatureEncoder, x: Tensor) -> Tensor:
+    """Return what `encoder` makes of the picture `x`: its forward, in little memory.
+
+    That keeps the input of each layer and block until the layer ends; these are the largest tensors
+    of all, and here there are three of them at most.
+    """
+    x = encoder.convnormrelu(x)
+    for block in (*encoder.layer1, *encoder.layer2, *encoder.layer3):
+        y = x
+        for name, steps in block.named_children():
+            if name.startswith("convnormrelu"):
+                for step in steps:
+                    y = step(y)
+        x = block.relu(y.add_(block.downsample(x)))
+    return encoder.conv(x)
 
 
 def _rearrange_norms(encoder: FeatureEncoder) -> None:

@@ -20,8 +20,11 @@ _OUTPUTS = 4
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 """Where the polynomials of four outputs and five weights are multiplied, beside infinity."""
 
-_BLOCK = 2**20
-"""Numbers of the input that are transformed at once: they and their products stay in the cache."""
+_SQUARE_BLOCK, _LINE_BLOCK = 2**21, 2**20
+"""Numbers of the input that are transformed at once, so that their products stay in the cache.
+
+Fewer for the squares would be no faster: NNPACK transforms the weights anew for each block.
+"""
 
 
 def available() -> bool:
@@ -41,16 +44,22 @@ def convolution(weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -
 
 
 def quicken(module: nn.Module) -> None:
-    """Replace the 3x3 convolutions of stride 1 in `module`; those of a few outputs gain nothing."""
+    """Replace the 3x3 and 1x1 convolutions of stride 1 in `module`.
+
+    Not the 3x3 of a few outputs, which gain nothing.
+    """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d) and _is_square(child):
-                setattr(parent, name, _Square(child.weight, child.bias))
+            if isinstance(child, nn.Conv2d):
+                if _is(child, 3, 1) and child.out_channels >= 16:
+                    setattr(parent, name, _Square(child.weight, child.bias))
+                elif _is(child, 1, 0):
+                    setattr(parent, name, _Point(child.weight, child.bias))
 
 
-def _is_square(layer: nn.Conv2d) -> bool:
+def _is(layer: nn.Conv2d, side: int, padding: int) -> bool:
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and layer.out_channels >= 16
+    return shape == ((side, side), (1, 1), (padding, padding), (1, 1), 1)
 
 
 class _Square(nn.Module):
@@ -63,7 +72,7 @@ class _Square(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height = x.shape[2]
         # NNPACK keeps room for the transformed input and output for ever; six rows are a tile
-        rows = max(6, _BLOCK * height // x[0].numel() // 6 * 6)
+        rows = max(6, _SQUARE_BLOCK * height // x[0].numel() // 6 * 6)
         if len(x) == 1 and rows >= height:
             return self._block(x)
         out = x.new_empty(len(x), len(self._weight), *x.shape[2:])
@@ -76,6 +85,20 @@ class _Square(nn.Module):
 
     def _block(self, x: Tensor) -> Tensor:
         return torch._nnpack_spatial_convolution(x.contiguous(), self._weight, self._bias, 1)
+
+
+class _Point(nn.Module):
+    """1x1 as a product of matrices, whatever the layout of the input; the output is contiguous."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self._weight = weight.flatten(1).contiguous()
+        self._bias = weight.new_zeros(len(weight)) if bias is None else bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._weight.expand(len(x), -1, -1)
+        out = torch.baddbmm(self._bias[:, None], weight, x.flatten(2))
+        return out.unflatten(2, x.shape[2:])
 
 
 class _Line:
@@ -103,7 +126,7 @@ class _Line:
         shape = [len(x), self._weight.shape[1], *x.shape[2:]]
         shape[self._axis] = tiles * _OUTPUTS
         out = x.new_empty(shape)
-        step = max(1, _BLOCK * rows // padded.numel())
+        step = max(1, _LINE_BLOCK * rows // padded.numel())
         for start in range(0, rows, step):
             count = min(step, rows - start)
             self._block(

@@ -12,12 +12,14 @@ import torch
 
 @contextmanager
 def lone_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of `count` threads, each of which torch keeps to itself; all others keep theirs.
+    """Yield a pool of `count` threads, each of which torch keeps to itself.
 
-    They end with the block; what was not begun is left.
+    Threads that are there keep theirs; those that others begin meanwhile get one, too. The pool's
+    end with the block; what was not begun is left.
     """
-    # `torch.set_num_threads` holds for the thread that calls it and for those that come after, so
-    # the number for all others is put back once each thread here has set its own
+    # `torch.set_num_threads` holds for the thread that calls it, for those that come after, and for
+    # the one pool of NNPACK, in which convolutions of several threads would wait for each other. So
+    # the number for those is put back at the end only.
     before = torch.get_num_threads()
     ready = threading.Barrier(count + 1)
 
@@ -30,7 +32,7 @@ def lone_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         for _ in range(count):
             pool.submit(alone)
         ready.wait()
-        torch.set_num_threads(before)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)

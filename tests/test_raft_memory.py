@@ -55,6 +55,15 @@ def test_kinds_of_correlation_agree(
     assert kind == "on demand" or not np.array_equal(found, expected)
 
 
+def test_large_products_are_whole() -> None:
+    levels = [torch.randn(h * w, 8, generator=torch.manual_seed(h)) for h, w in ((45, 50), (22, 25))]
+    volume = raft_volume.Volume(1, (45, 50), 2, 4, levels[0])
+    frame = SimpleNamespace(levels=levels)
+    volume.fill([(frame, frame)])
+    for found, features in zip(volume._levels, levels, strict=True):
+        torch.testing.assert_close(found[0], levels[0] @ features.t())
+
+
 @pytest.mark.parametrize("kind", raft_volume.KINDS)
 def test_windows_beyond_the_frame_are_zero(kind: str) -> None:
     levels = [torch.rand(16 * 17 // 4**level, 8) for level in (0, 1)]

@@ -20,7 +20,8 @@ needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="this torch h
 def test_equal_to_the_direct_convolution(
     kernel: tuple[int, int], size: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "_BLOCK", block)
+    monkeypatch.setattr(winograd, "_SQUARE_BLOCK", block)
+    monkeypatch.setattr(winograd, "_LINE_BLOCK", block)
     torch.manual_seed(0)
     padding = (kernel[0] // 2, kernel[1] // 2)
     weight = torch.randn(20, 8, *kernel) / (8 * kernel[0] * kernel[1]) ** 0.5
@@ -33,9 +34,13 @@ def test_equal_to_the_direct_convolution(
 
 
 @needs_nnpack
-def test_only_square_convolutions_of_stride_1_are_replaced() -> None:
+def test_only_square_and_point_convolutions_of_stride_1_are_replaced() -> None:
     kinds = [
         nn.Conv2d(4, 16, 3, padding=1),
+        nn.Conv2d(4, 5, 1),
+        nn.Conv2d(4, 5, 1, bias=False),
+        nn.Conv2d(4, 5, 1, stride=2),
+        nn.Conv2d(4, 5, 1, padding=1),
         nn.Conv2d(4, 16, 3, padding=1, stride=2),
         nn.Conv2d(4, 16, 3),
         nn.Conv2d(4, 16, 3, padding=2, dilation=2),
@@ -44,12 +49,14 @@ def test_only_square_convolutions_of_stride_1_are_replaced() -> None:
         nn.Conv2d(4, 16, 5, padding=2),
     ]
     layers = nn.ModuleList(kinds).requires_grad_(False)
-    x = torch.randn(1, 4, 9, 11)
+    x = torch.randn(2, 4, 9, 11)
     before = [kind(x) for kind in kinds]
     winograd.quicken(layers)
-    assert [isinstance(module, nn.Conv2d) for module in layers] == [False] + [True] * 6
-    for module, expected in zip(layers, before, strict=True):
-        torch.testing.assert_close(module(x), expected, rtol=0, atol=2e-4)
+    assert [isinstance(module, nn.Conv2d) for module in layers] == [False] * 3 + [True] * 8
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for module, expected in zip(layers, before, strict=True):
+            found = module(x.contiguous(memory_format=layout))
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", ["raft_large", "raft_small"])
