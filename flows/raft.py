@@ -194,9 +194,8 @@ class _Work:
     @torch.inference_mode()
     def encode(self, picture: Frame) -> Encoded:
         with noticed(), self.engine._convolutions():
-            tensor = torch.from_numpy(picture).to(self.engine._device).permute(2, 0, 1)[None]
-            # To -1..1, as torchvision's and princeton's networks expect it.
-            return self.engine._network(self.alone).encode(tensor.float() / 255 * 2 - 1)
+            tensor = torch.from_numpy(picture).to(self.engine._device)
+            return self.engine._network(self.alone).encode(tensor)
 
     def volume(self, pairs: int, like: Encoded) -> Correlation:
         with noticed():

@@ -28,11 +28,15 @@ from torchvision.models.optical_flow import RAFT
 from torchvision.models.optical_flow.raft import ConvGRU, FeatureEncoder
 
 from vsodpipe.flows.raft_compile import compiled
+from vsodpipe.flows.raft_memory import give_back
 from vsodpipe.flows.raft_volume import Correlation, made
 from vsodpipe.flows.winograd import Convolution, convolution, quicken
 
 SCALE = 8
 """Pixels of the picture in one of the features."""
+
+_LARGE = 2**20
+"""Pixels of a frame from which memory counts more than the time to get it anew: 0.3 % at 1080p."""
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Encoded:
     """A frame as the network sees it. Built by `StreamingRaft.encode`."""
 
     picture: Tensor | None
-    """(1, 3, H, W), until it is known whether the context is needed, and computed."""
+    """(H, W, 3), uint8, until it is known whether the context is needed, and computed."""
     size: tuple[int, int]
     """h and w."""
     levels: list[Tensor]
@@ -88,9 +92,8 @@ class StreamingRaft:
             quicken(block.flow_head)
 
     def encode(self, picture: Tensor) -> Encoded:
-        """Return the features of a `picture`, (1, 3, H, W) in -1..1; H and W divide by 8."""
-        picture = picture.to(self._dtype, memory_format=self._format)
-        features = _features(self._network.feature_encoder, picture).float()
+        """Return the features of a `picture`, (H, W, 3), uint8, RGB; H and W divide by 8."""
+        features = _features(self._network.feature_encoder, self._scaled(picture)).float()
         # Half of the product's 1 / sqrt(C), on either side.
         features *= features.shape[1] ** -0.25
         size = (features.shape[2], features.shape[3])
@@ -120,8 +123,10 @@ class StreamingRaft:
         start = _grid(sources[0].size, hidden.device).expand(len(sources), -1, -1, -1)
         flow = self._laid(torch.zeros_like(start))
         for _ in range(updates):
-            correlation = volume.lookup(start + flow).to(self._dtype)
-            flow, hidden = self._update(flow, hidden, correlation, shares)
+            # without a name, which would keep it for the upsampling
+            flow, hidden = self._update(
+                flow, hidden, volume.lookup(start + flow).to(self._dtype), shares
+            )
         return self._upsampled(flow, hidden)
 
     def compile(self) -> None:
@@ -141,11 +146,17 @@ class StreamingRaft:
     def _laid(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=self._format)
 
+    def _scaled(self, picture: Tensor) -> Tensor:
+        """Return the `picture` in -1..1, as torchvision's and princeton's networks expect it."""
+        _tidied(picture.shape[0] * picture.shape[1], picture.device)
+        scaled = picture.permute(2, 0, 1)[None].float().div_(255).mul_(2).sub_(1)
+        return self._laid(scaled.to(self._dtype))
+
     def _context(self, frame: Encoded) -> Context:
         with frame.lock:
             if frame.context is None:
                 assert frame.picture is not None
-                out = _features(self._network.context_encoder, frame.picture)
+                out = _features(self._network.context_encoder, self._scaled(frame.picture))
                 hidden = torch.tanh(out[:, : self._hidden_size])
                 context = F.relu(out[:, self._hidden_size :])
                 frame.context = Context(hidden, [unit.share(context) for unit in self._units])
@@ -156,14 +167,19 @@ class StreamingRaft:
         """Return `flow` in pixels of the picture: by the learned mask (large) or bilinear."""
         flow = flow * SCALE
         batch, _, h, w = flow.shape
-        if self._network.mask_predictor is None:
+        predictor = self._network.mask_predictor
+        if predictor is None:
             size = (h * SCALE, w * SCALE)
             return F.interpolate(flow, size=size, mode="bilinear", align_corners=True)
-        mask = self._network.mask_predictor(hidden).float()
-        # Channel by channel as in torchvision's upsample_flow: (9, 8, 8) weights for a pixel.
-        mask = mask.reshape(batch, 1, 9, SCALE * SCALE, h * w).softmax(2)
+        _tidied(h * w * SCALE * SCALE, flow.device)
+        mask = predictor.conv(predictor.convrelu(hidden)).float()
+        # Channel by channel as in torchvision's upsample_flow: (9, 8, 8) weights for a pixel. One
+        # large tensor after the other, and x after y: this is where memory peaks.
+        mask = mask.reshape(batch, 9, SCALE * SCALE, h * w)
+        mask = mask.mul_(predictor.multiplier).softmax(1)
         window = F.unfold(flow.contiguous(), 3, padding=1).view(batch, 2, 9, 1, h * w)
-        fine = (mask * window).sum(2).view(batch, 2, SCALE, SCALE, h, w)
+        fine = torch.stack([(mask * weighted).sum(1) for weighted in window.unbind(1)], 1)
+        fine = fine.view(batch, 2, SCALE, SCALE, h, w)
         return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, h * SCALE, w * SCALE)
 
 
@@ -223,6 +239,12 @@ class _FrameNorm(nn.Module):
         length = torch.linalg.vector_norm(channels, dim=1, keepdim=True)
         channels *= (length.square() / channels.shape[1] + self._eps).rsqrt()
         return x
+
+
+def _tidied(pixels: int, device: torch.device) -> None:
+    """Give free memory back before the steps that take the most, for frames of so many pixels."""
+    if pixels >= _LARGE and device.type == "cpu":
+        give_back()
 
 
 def _features(encoder: FeatureEncoder, x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torchvision.models import optical_flow
-from torchvision.models.optical_flow.raft import FeatureEncoder, MaskPredictor
 
 from vsodpipe import flows
 from vsodpipe.errors import UsageError, WeightsError
@@ -167,6 +166,14 @@ def test_batch_changes_nothing(make: Callable[..., flows.Engine], batch: int) ->
     assert engine.fingerprint == make().fingerprint
 
 
+def _noted(inner: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+    def noted(*given: Any) -> Any:
+        calls.append(name)
+        return inner(*given)
+
+    return noted
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("direction", "encoded"), [("forward", 9), ("backward", 9), ("both", 10)])
 def test_nothing_is_computed_twice(
@@ -176,35 +183,28 @@ def test_nothing_is_computed_twice(
     encoded: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """5 frames: features of each once, context of each that flow starts from, mask once a batch."""
-    calls = []
-    for part in (FeatureEncoder, MaskPredictor):
-
-        def counted(self: Any, x: Any, inner: Any = part.forward) -> Any:
-            calls.append(type(self))
-            return inner(self, x)
-
-        monkeypatch.setattr(part, "forward", counted)
+    """5 frames: features of each once, context of each that flow starts from, one upsampling."""
+    calls: list[str] = []
+    for place, name in ((raft_stream, "_features"), (raft_stream.StreamingRaft, "_upsampled")):
+        monkeypatch.setattr(place, name, _noted(getattr(place, name), name, calls))
     engine = make(batch=batch)
     list(engine.clip(made_clip(3, 5, 16, 16), direction))
-    assert calls.count(FeatureEncoder) == encoded
-    ways = 2 if direction == "both" else 1
-    has_mask = engine.fingerprint["engine"] == "raft_large"
-    assert calls.count(MaskPredictor) == (4 // batch * ways if has_mask else 0)
+    assert calls.count("_features") == encoded
+    assert calls.count("_upsampled") == 4 // batch * (2 if direction == "both" else 1)
 
 
 def test_threads_share_the_features_and_contexts(
     make: Callable[..., flows.Engine], monkeypatch: pytest.MonkeyPatch, two_threads: None
 ) -> None:
     calls = []
-    inner = FeatureEncoder.forward
+    inner = raft_stream._features
 
-    def slow(self: Any, x: Any) -> Any:
+    def slow(*given: Any) -> Any:
         calls.append(None)
         time.sleep(0.02)  # long enough for the thread with the next pair to want the same
-        return inner(self, x)
+        return inner(*given)
 
-    monkeypatch.setattr(FeatureEncoder, "forward", slow)
+    monkeypatch.setattr(raft_stream, "_features", slow)
     list(make(updates=1).clip(made_clip(3, 8, 16, 16), "both"))
     assert len(calls) == 16
 
