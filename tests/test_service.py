@@ -298,12 +298,14 @@ def test_a_killed_server_continues_its_jobs(tmp_path: Path) -> None:
         said = follower.communicate(timeout=120)[1]
         assert follower.returncode == 0, "the client outlived its server"
         assert "trying again" in said and "12 frames of 3 videos" in said
+        held = stuck(root)
         call["arguments"] |= {"gap": 2, "force": True}  # type: ignore[operator]
         last = second.post("/api/jobs", call, **BEARER).json["id"]
         while second.wait(last, "running")["progress"] is None:
             time.sleep(0.02)
         assert second.stop(signal.SIGTERM) == 0, "a graceful end"
         assert processes.orphans(root / ".service") == []
+        held.release()
     assert TOKEN not in log.read_text()
     text = (root / ".service" / "jobs.sqlite").read_bytes()
     assert TOKEN.encode() not in text
