@@ -36,7 +36,7 @@ SCALE = 8
 """Pixels of the picture in one of the features."""
 
 _LARGE = 2**20
-"""Pixels of a frame from which memory counts more than the time to get it anew: 0.3 % at 1080p."""
+"""Pixels of a frame from which memory counts more than the time to give it back: 0.04 s a pair."""
 
 
 @dataclass

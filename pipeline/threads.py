@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 import torch
 
+_lock = threading.Lock()
+_before: list[int] = []
+"""Torch's number of threads before each open block, of which the first is put back."""
+
 
 @contextmanager
 def lone_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
@@ -19,14 +23,15 @@ def lone_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """
     # `torch.set_num_threads` holds for the thread that calls it, for those that come after, and for
     # the one pool of NNPACK, in which convolutions of several threads would wait for each other. So
-    # the number for those is put back at the end only.
-    before = torch.get_num_threads()
+    # the number for those is put back when the last block ends, which may be another's.
     ready = threading.Barrier(count + 1)
 
     def alone() -> None:
         torch.set_num_threads(1)
         ready.wait()
 
+    with _lock:
+        _before.append(torch.get_num_threads())
     pool = ThreadPoolExecutor(count, name)
     try:
         for _ in range(count):
@@ -35,4 +40,7 @@ def lone_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        with _lock:
+            number = _before.pop()  # of all but the last block nobody needs it
+            if not _before:
+                torch.set_num_threads(number)

@@ -55,6 +55,19 @@ def test_kinds_of_correlation_agree(
     assert kind == "on demand" or not np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("least", "times"), [(2**30, 0), (1, 7)])
+def test_large_frames_give_free_memory_back(
+    least: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the encoders of 3 frames, their 2 contexts and 2 upsamplings."""
+    engine = flows.create("raft_large", weights=network("raft_large").state_dict(), updates=1)
+    calls: list[None] = []
+    monkeypatch.setattr(raft_stream, "_LARGE", least)
+    monkeypatch.setattr(raft_stream, "give_back", lambda: calls.append(None))
+    list(engine.clip(made_clip(1, 3, 16, 16)))
+    assert len(calls) == times
+
+
 def test_large_products_are_whole() -> None:
     torch.manual_seed(0)
     levels = [torch.randn(h * w, 8) for h, w in ((45, 50), (22, 25))]

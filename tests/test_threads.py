@@ -31,3 +31,23 @@ def test_each_has_one_of_torchs_threads_and_others_keep_theirs(two_threads: None
         assert _number_in_a_new_thread() == 1
     assert torch.get_num_threads() == _number_in_a_new_thread() == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lone")]
+
+
+def test_blocks_may_overlap_and_begin_in_threads(two_threads: None) -> None:
+    first = lone_threads(1, "first")
+    first.__enter__()
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with lone_threads(1, "second"):
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert entered.wait(60)
+    first.__exit__(None, None, None)
+    assert _number_in_a_new_thread() == 1, "the second is still at work"
+    leave.set()
+    thread.join()
+    assert _number_in_a_new_thread() == 2
