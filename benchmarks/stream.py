@@ -17,6 +17,7 @@ MosaicML Streaming, LitData, WebDataset and h5py take part where they can be imp
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -36,11 +37,17 @@ import cv2
 import numpy as np
 import torch
 
-from vsodpipe import manifest, media, pack, shards, stream
+from vsodpipe import manifest, media, models, pack, shards, stream
 from vsodpipe.progress import Reporter
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Augment, Data, Stage
 
+PLAIN = Augment()
+AUGMENTS = {
+    "none": PLAIN,
+    "flips, as A2S-v2": Augment(flip=0.5),
+    "all, as DBSNet": models.load("dbsnet").STAGES[0].augment,
+}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Batch = dict[str, torch.Tensor]
 Places = list[tuple[int, ...]]
@@ -113,9 +120,15 @@ def packed(data: Path, cache: Path, flow: str, size: int, tier: str = "raw") -> 
 
 
 def clips_of(
-    source: manifest.Source, size: int, clip: int, batch: int, uint8: bool, **options: Any
+    source: manifest.Source,
+    size: int,
+    clip: int,
+    batch: int,
+    uint8: bool,
+    augment: Augment = PLAIN,
+    **options: Any,
 ) -> stream.Clips:
-    """Return the samples of the store: every frame may start one, nothing is augmented."""
+    """Return the samples of the store: every frame may start one."""
     data = Data(
         datasets=("BENCH_train",),
         source="store",
@@ -126,7 +139,7 @@ def clips_of(
         std=STD,
         uint8=uint8,
     )
-    stage = Stage(name="bench", network=None, data=data, augment=Augment(), batch=batch)
+    stage = Stage(name="bench", network=None, data=data, augment=augment, batch=batch)
     return stream.Clips([stream.open_reader(source, "BENCH_train", "store", **options)], stage)
 
 
@@ -206,19 +219,53 @@ def check(found: dict[str, dict[str, Any]]) -> None:
                 assert gap < 0.05, (name, key, gap)
 
 
+def augmented(source: manifest.Source, size: int, batch: int) -> dict[str, dict[str, float]]:
+    """Return the CPU ms of a float32 frame under the published augmentations, and frames/s."""
+    result = {}
+    for name, augment in AUGMENTS.items():
+        clips = clips_of(source, size, 1, batch, False, augment)
+        taken, start = [], time.process_time()
+        for epoch in range(8):
+            for items in itertools.islice(clips.batches(epoch, 0), 4):
+                clips.batch(items)
+            taken.append(time.process_time() - start)
+            start = time.process_time()
+        spent = statistics.median(taken[1:])  # the first compares checksums
+        result[name] = {
+            "ms": round(1e3 * spent / (4 * batch), 2),
+            "frames_per_s_of_2_threads": round(rate(clips, 2, time.monotonic() + 0.5, 4.0)),
+        }
+    return result
+
+
+def rate(clips: stream.Clips, workers: int, start: float, seconds: float) -> float:
+    """Return the frames/s of a loader from `start` on, of time.monotonic, after a warm-up."""
+    batches = (b for n in itertools.count() for b in stream.loader(clips, n, 0, workers))
+    frames = 0
+    for batch in batches:
+        now = time.monotonic()
+        if now > start + seconds:
+            break
+        frames += len(batch["key"]) if now > start else 0
+    batches.close()
+    return frames / seconds
+
+
 def threads(source: manifest.Source, size: int, batch: int) -> dict[str, int]:
-    """Return the median uint8 frames/s of one and of two threads, which take turns."""
+    """Return the median uint8 frames/s of one thread, of two, and of two processes of one thread.
+
+    Processes share nothing but memory and cores: they show what those can give.
+    """
     clips = clips_of(source, size, 1, batch, True)
-    found: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(22):
-        start = time.perf_counter()
-        for epoch in range(4):
-            for _ in stream.loader(clips, epoch, 0, 1 + turn % 2):
-                pass
-        rate = 4 * clips.steps() * batch / (time.perf_counter() - start)
-        if turn > 1:  # the first ones compare checksums
-            found[1 + turn % 2].append(rate)
-    return {f"{count} threads": round(statistics.median(v)) for count, v in found.items()}
+    context = get_context("spawn")
+    found: dict[str, list[float]] = {"1 thread": [], "2 threads": [], "2 processes": []}
+    with context.Pool(2, torch.set_num_threads, (1,)) as pool:
+        for _ in range(7):
+            found["1 thread"].append(rate(clips, 1, time.monotonic() + 0.5, 1.0))
+            found["2 threads"].append(rate(clips, 2, time.monotonic() + 0.5, 1.0))
+            asked = (clips, 1, time.monotonic() + 1.5, 1.0)
+            found["2 processes"].append(sum(pool.starmap(rate, [asked, asked], chunksize=1)))
+    return {name: round(statistics.median(values)) for name, values in found.items()}
 
 
 def waiting(
@@ -307,6 +354,7 @@ def report(chosen: argparse.Namespace, scratch: Path) -> None:
 
         print(f"packing: {len(frames) / packing:.0f} frames/s of CPU time")
         print("uint8 frames/s:", json.dumps(threads(sources["raw"], size, 16)))
+        print("augmented, float:", json.dumps(augmented(sources["raw"], size, 16)))
         print("a step waits (ms):", json.dumps(waiting(sources["raw"], files, size, 16)))
         for line in stream_remote.measure(
             sources["raw"], partial(clips_of, size=size, clip=1, batch=16, uint8=True), scratch

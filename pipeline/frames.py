@@ -5,7 +5,7 @@ Both give the same arrays, so that nothing above knows which one it reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,36 +131,84 @@ def load_clip(
     """Return the tensors (T, C, H, W) of a clip; an unannotated frame has an empty mask.
 
     With `soft`, masks are grey levels, 0 to 255, those of a store 0 and 255. Raises DataError for
-    what does not decode, and for flow as vectors from files.
+    what is not there or does not decode, and for flow as vectors from files.
     """
+    if isinstance(reader, Store):
+        first = int(reader.offsets[video])
+        size = reader.stored_size(first)
+        out = {key: np.empty(*array_type(key, flow, (len(frames), *size))) for key in keys}
+        read_stored(reader, [first + frame for frame in frames], out, flow, soft=soft)
+        return tensors(out)
+    if flow == "vectors" and "flow" in keys:
+        raise DataError(
+            f"{reader.dataset}: flow as vectors is in stores alone. Make one with vsodpipe pack."
+        )
     annotated = reader.annotated(video)
-    tensors: transforms.Clip = {}
+    found: dict[str, NDArray[Any]] = {}
     for key in keys:
-        name = array_of(key, flow) if isinstance(reader, Store) else key
         pictures = []
         for frame in frames:
             if key == "gt" and not annotated[frame]:
-                pictures.append(np.zeros(tensors["img"].shape[-2:], np.uint8))
+                pictures.append(np.zeros(found["img"].shape[1:3], np.uint8))
             elif key == "gt" and soft:
-                pictures.append(_soft(reader, video, frame))
+                assert isinstance(reader, Files)
+                pictures.append(reader.read(video, frame, key, soft=True))
             else:
-                pictures.append(reader.read(video, frame, name))
+                pictures.append(reader.read(video, frame, key))
         array = np.stack(pictures)
-        if key == "flow" and flow == "vectors":  # (T, 2, H, W) as it is stored
-            tensors[key] = torch.from_numpy(array * np.float32(FLOW_SCALE))
+        found[key] = array if array.ndim == 4 else array[..., None]
+    return tensors(found)
+
+
+def array_type(
+    key: str, flow: str, frames: tuple[int, ...]
+) -> tuple[tuple[int, ...], type[np.uint8] | type[np.float32]]:
+    """Return shape and dtype of an array of `frames`, (..., H, W): pictures, masks or vectors."""
+    if key == "flow" and flow == "vectors":
+        return (*frames[:-2], 2, *frames[-2:]), np.float32
+    return (*frames, 1 if key == "gt" else 3), np.uint8
+
+
+def read_stored(
+    store: Store,
+    rows: Sequence[int],
+    out: Mapping[str, NDArray[Any]],
+    flow: str = "picture",
+    *,
+    soft: bool = False,
+    take: Callable[[tuple[int, ...], Any], NDArray[Any]] = np.empty,
+) -> None:
+    """Read frames of a store, counted over all videos, into arrays (n, ...) of `array_type`.
+
+    An unannotated frame has an empty mask. With `soft`, masks are 0 and 255. `take` gives memory
+    for what is stored in another form. Raises DataError where a frame lacks any other key.
+    """
+    into = {}
+    for key, array in out.items():
+        name = array_of(key, flow)
+        if key == "gt":
+            into[name] = array[..., 0]
             continue
-        array = (array if array.ndim == 4 else array[..., None]).transpose(0, 3, 1, 2)
-        if key == "depth":  # grey in a store
-            array = np.broadcast_to(array, (len(array), 3, *array.shape[2:]))
-        tensors[key] = torch.from_numpy(np.ascontiguousarray(array))
-    return tensors
+        store.require(rows, name)
+        if key == "depth":  # grey
+            into[name] = take(array.shape[:-1], np.uint8)
+        else:
+            into[name] = take(array.shape, np.int16) if name == "flow" else array
+    store.read_arrays(rows, into)
+    for key, array in out.items():
+        stored = into[array_of(key, flow)]
+        if key == "gt" and soft:
+            np.multiply(array, WHITE, out=array)
+        elif key == "depth":
+            array[...] = stored[..., None]
+        elif stored.dtype == np.int16:
+            np.multiply(stored, np.float32(FLOW_SCALE), out=array)
 
 
-def _soft(reader: Reader, video: int, frame: int) -> NDArray[np.uint8]:
-    if isinstance(reader, Files):
-        return reader.read(video, frame, "gt", soft=True)
-    grey: NDArray[np.uint8] = reader.read(video, frame, "gt") * WHITE
-    return grey
+def tensors(arrays: Mapping[str, NDArray[Any]]) -> transforms.Clip:
+    """Return arrays of `array_type` as the tensors of a clip, views of the same memory."""
+    found = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    return {k: v.permute(0, 3, 1, 2) if v.dtype == torch.uint8 else v for k, v in found.items()}
 
 
 def stack(samples: list[Sample]) -> Sample:

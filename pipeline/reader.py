@@ -10,8 +10,7 @@ read for the first time. A store pickles and forks as it is: its open files have
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vsodpipe import hdf5, shards, store, zarr_files
+from vsodpipe import chunks, hdf5, shards, store, zarr_files
+from vsodpipe.chunks import Run
 from vsodpipe.errors import DataError, unknown
 from vsodpipe.fetch import Files
 from vsodpipe.manifest_text import one_part, plain
@@ -218,14 +218,21 @@ class Store:
         indices = [start + frame for frame in frames]
         if not all(start <= index < end for index in indices):
             raise IndexError(f"{self.url}: {self.videos[video]} has {end - start} frames.")
-        self._array(key, int(self._group[start]))
-        if lacking := [index for index in indices if not self._has[key][index]]:
-            place = f"{self.dataset}/{self.videos[video]}/{self._names[lacking[0]]}"
-            raise DataError(f"{self.url}: {place} has no {key}.")
+        self.require(indices, key)
         shape, dtype = self.frame_shape(key, start)
         out = np.empty((len(indices), *shape), dtype)
         self.read_into(indices, key, out)
         return out
+
+    def require(self, indices: Sequence[int], key: str) -> None:
+        """Raise DataError where one of these frames has no `key`."""
+        self._array(key, 0)
+        has = self._has[key][indices]
+        if not has.all():
+            index = indices[int(np.argmin(has))]
+            video = self.videos[int(np.searchsorted(self._offset, index, "right")) - 1]
+            place = f"{self.dataset}/{video}/{self._names[index]}"
+            raise DataError(f"{self.url}: {place} has no {key}. Pack it anew from data that have.")
 
     def read_into(self, indices: Sequence[int], key: str, out: NDArray[Any]) -> None:
         """Read frames into `out`, (n, ...): frame indices[i] into the C-contiguous out[i].
@@ -233,6 +240,10 @@ class Store:
         Frames without `key` become zeros. Raises DataError for a damaged store, and for frames of
         several sizes.
         """
+        self.read_arrays(indices, {key: out})
+
+    def read_arrays(self, indices: Sequence[int], outs: Mapping[str, NDArray[Any]]) -> None:
+        """Read several arrays of frames as `read_into` does, from far away with one request."""
         if len(indices) == 0:
             return
         places = np.asarray(indices, np.int64)
@@ -241,28 +252,41 @@ class Store:
         groups = set(self._group[places].tolist())
         if len(groups) > 1:
             raise DataError(f"{self.url}: frames of {len(groups)} sizes are no batch.")
-        pixels = self._array(key, groups.pop())
+        group = groups.pop()
+        wanted = [self._wanted(key, group, places, out) for key, out in outs.items()]
+        shard = wanted[0].pixels.shard  # of all arrays
+        numbers = {row // shard for part in wanted for row in part.rows}
+        chunks.load_indices(self._files, ((part.pixels, numbers) for part in wanted if part.rows))
+        coded = []
+        for part in wanted:
+            runs = chunks.runs(self._files, part.pixels, part.rows, part.slots)
+            if part.pixels.codec == "raw" and self._files.direct:
+                self._read_raw(part, runs, places)
+            else:
+                coded.append((part, runs))
+        self._read_coded(coded, places)
+
+    def _wanted(
+        self, key: str, group: int, places: NDArray[np.int64], out: NDArray[Any]
+    ) -> _Wanted:
+        """Return what to read of an array, after zeros are written where a frame lacks it."""
+        pixels = self._array(key, group)
         if out.shape != (len(places), *pixels.shape) or out.dtype != np.dtype(pixels.dtype):
             raise ValueError(
                 f"read_into: expected {pixels.dtype} {(len(places), *pixels.shape)}, "
                 f"got {out.dtype} {out.shape}"
             )
         has = self._has[key][places]
-        if not has.all():
-            out[~has] = 0
-        slots, rows = np.flatnonzero(has).tolist(), self._row[places[has]].tolist()
-        wanted = [(s, *divmod(row, pixels.shard)) for s, row in zip(slots, rows, strict=True)]
-        self._load_indices(pixels, dict.fromkeys(number for _, number, _ in wanted))
-        runs = self._runs(pixels, wanted)
-        if pixels.codec == "raw" and self._files.direct:
-            self._read_raw(key, runs, places, out)
-        else:
-            self._read_coded(pixels.codec, key, runs, places, out)
+        if has.all():
+            return _Wanted(key, pixels, out, self._row[places].tolist(), range(len(places)))
+        out[~has] = 0
+        return _Wanted(
+            key, pixels, out, self._row[places[has]].tolist(), np.flatnonzero(has).tolist()
+        )
 
-    def _read_raw(
-        self, key: str, runs: list[_Run], places: NDArray[np.int64], out: NDArray[Any]
-    ) -> None:
-        """Read frames that are stored as they are straight into their slots of `out`."""
+    def _read_raw(self, part: _Wanted, runs: list[Run], places: NDArray[np.int64]) -> None:
+        """Read frames that are stored as they are straight into their slots."""
+        key, out = part.key, part.out
         for name, group in groupby(runs, lambda run: run.file):
             into = [(run.start, [out[slot] for slot in run.slots]) for run in group]
             self._files.read_runs(name, into)
@@ -272,22 +296,18 @@ class Store:
                     self._confirm(key, int(places[slot]), out[slot], run.file)
 
     def _read_coded(
-        self,
-        codec: shards.Codec,
-        key: str,
-        runs: list[_Run],
-        places: NDArray[np.int64],
-        out: NDArray[Any],
+        self, wanted: list[tuple[_Wanted, list[Run]]], places: NDArray[np.int64]
     ) -> None:
-        """Read frames as they are encoded, and decode them into their slots of `out`."""
-        ranges = [(run.file, run.start, run.start + sum(run.lengths)) for run in runs]
-        for run, data in zip(runs, self._files.ranges(ranges), strict=True):
+        """Read frames as they are encoded, and decode them into their slots."""
+        flat = [(part, run) for part, runs in wanted for run in runs]
+        ranges = [(run.file, run.start, run.start + sum(run.lengths)) for _, run in flat]
+        for (part, run), data in zip(flat, self._files.ranges(ranges), strict=True):
             start = 0
             for slot, length in zip(run.slots, run.lengths, strict=True):
                 chunk = data[start : start + length]  # of bytes as a whole, no copy
                 start += length
-                self._confirm(key, int(places[slot]), chunk, run.file)
-                self._decode(codec, chunk, out[slot], run.file)
+                self._confirm(part.key, int(places[slot]), chunk, run.file)
+                self._decode(part.pixels.codec, chunk, part.out[slot], run.file)
 
     def chunk(self, index: int, key: str) -> bytes | None:
         """Return the bytes of a frame as they are stored, None where it has no `key`.
@@ -297,9 +317,9 @@ class Store:
         pixels = self._array(key, int(self._group[index]))
         if not self._has[key][index]:
             return None
-        number, row = divmod(int(self._row[index]), pixels.shard)
-        self._load_indices(pixels, [number])
-        (run,) = self._runs(pixels, [(0, number, row)])
+        row = int(self._row[index])
+        chunks.load_indices(self._files, [(pixels, [row // pixels.shard])])
+        (run,) = chunks.runs(self._files, pixels, [row], [0])
         (data,) = self._files.ranges([(run.file, run.start, run.start + run.lengths[0])])
         self._checked[key][index] = False
         self._confirm(key, index, data, run.file)
@@ -326,37 +346,6 @@ class Store:
             )
         return self._pixels[self._about.groups[group].path, key]
 
-    def _load_indices(self, pixels: Pixels, numbers: Iterable[int]) -> None:
-        todo = [number for number in numbers if number not in pixels.index]
-        if not todo:
-            return
-        length = shards.index_bytes(pixels.shard)
-        ends = [(pixels.files[n], pixels.sizes[n] - length, pixels.sizes[n]) for n in todo]
-        for number, (name, _, size), data in zip(todo, ends, self._files.ranges(ends), strict=True):
-            pixels.index[number] = shards.parse_index(data, self._files.path(name), size)
-
-    def _runs(self, pixels: Pixels, wanted: list[tuple[int, int, int]]) -> list[_Run]:
-        """Return what to read for (slot, shard, row of the shard): frames that adjoin, at once.
-
-        The runs of a file follow one another.
-        """
-        size = math.prod(pixels.shape) * np.dtype(pixels.dtype).itemsize
-        # no codec needs more for what it cannot pack
-        least, most = (size, size) if pixels.codec == "raw" else (0, 2 * size + 2**16)
-        found: dict[int, list[_Run]] = {}
-        for slot, number, row in wanted:
-            entry = pixels.index[number]
-            start, length = entry.item(row, 0), entry.item(row, 1)
-            if start == shards.ABSENT or not least <= length <= most:
-                where = self._files.path(pixels.files[number])
-                raise shards.damaged(where, "a frame is not there")
-            runs = found.setdefault(number, [])
-            if not runs or start != runs[-1].start + sum(runs[-1].lengths):
-                runs.append(_Run(pixels.files[number], start, [], []))
-            runs[-1].lengths.append(length)
-            runs[-1].slots.append(slot)
-        return [run for runs in found.values() for run in runs]
-
     def _confirm(self, key: str, place: int, chunk: bytes | NDArray[Any], name: str) -> None:
         """Compare a frame's bytes with their checksum, the first time they are read."""
         if not self._checked[key][place]:
@@ -373,8 +362,13 @@ class Store:
             raise shards.damaged(self._files.path(name), reason) from error
 
 
-class _Run(NamedTuple):
-    file: str
-    start: int
-    lengths: list[int]
-    slots: list[int]
+class _Wanted(NamedTuple):
+    """What to read of one array."""
+
+    key: str
+    pixels: Pixels
+    out: NDArray[Any]
+    rows: Sequence[int]
+    """Of the frames in their group."""
+    slots: Sequence[int]
+    """Where they go in `out`."""

@@ -15,10 +15,19 @@ from torch.utils.data import get_worker_info
 
 from vsodpipe import transforms
 from vsodpipe.batches import Buffers
-from vsodpipe.frames import FLOW_SCALE, WHITE, Reader, Sample, array_of, is_still, load_clip
+from vsodpipe.frames import (
+    Reader,
+    Sample,
+    array_type,
+    is_still,
+    load_clip,
+    read_stored,
+    tensors,
+)
 from vsodpipe.reader import Store
 from vsodpipe.recipe import Stage
 from vsodpipe.sampling import Draw
+from vsodpipe.transforms import Change
 
 
 class Pick(NamedTuple):
@@ -40,20 +49,13 @@ class Samples:
     def __init__(self, readers: Sequence[Reader], stage: Stage) -> None:
         self._readers, self._stage = list(readers), stage
         self._soft = stage.data.masks == "soft"
-        self._whole = not transforms.changes(stage.augment)
+        self._changes = transforms.changes(stage.augment)
         keys = dict.fromkeys((*stage.data.beside, "flow"))
         self._lacking = [
             {key for key in keys if not reader.holds(key) and _may_lack(key, reader, stage)}
             for reader in readers
         ]
-        self._names = [
-            (
-                reader.dataset,
-                videos := reader.videos,
-                [reader.frames(v) for v in range(len(videos))],
-            )
-            for reader in readers
-        ]
+        self._videos = [_videos(reader) for reader in readers]
         self._buffers = Buffers()
         self._pin = torch.cuda.is_available()  # asking takes as long as reading a small frame
 
@@ -78,15 +80,15 @@ class Samples:
         if any(self._lacking):
             for place, pick in enumerate(picks):
                 for key in sample:
-                    if not self._has(pick, key.removeprefix("ref_")):
+                    if key.removeprefix("ref_") in self._lacking[pick.reader]:
                         sample[key][place] = 0
-        sample["key"] = [self._key(pick) for pick in picks]
-        sample["size"] = [self._readers[pick.reader].size(pick.video) for pick in picks]
+        videos = [self._videos[pick.reader][pick.video] for pick in picks]
+        sample["key"] = [
+            (video.dataset, video.name, video.frames[pick.anchor])
+            for video, pick in zip(videos, picks, strict=True)
+        ]
+        sample["size"] = [video.native for video in videos]
         return sample
-
-    def _key(self, pick: Pick) -> tuple[str, str, str]:
-        dataset, videos, frames = self._names[pick.reader]
-        return dataset, videos[pick.video], frames[pick.video][pick.anchor]
 
     def _read(
         self, picks: list[Pick], frames: list[tuple[int, ...]], keys: tuple[str, ...]
@@ -96,96 +98,112 @@ class Samples:
         uint8 (B, T, H, W, C), flow as vectors float32 (B, T, 2, H, W); beside labels that may be
         refined `flipped`, bool (B, T).
         """
-        count = len(picks), len(frames[0])
-        height, width = size = tuple(self._stage.data.size)
-        arrays = {}
-        for key in keys:
-            if self._vectors(key):
-                arrays[key] = self._take((*count, 2, height, width), np.float32, True)
+        count, size = (len(picks), len(frames[0])), tuple(self._stage.data.size)
+        arrays = {key: self._array(key, (*count, *size), handed_out=True) for key in keys}
+        # one draw holds for the frames of a clip, every reference has its own
+        changes = [
+            self._drawn(pick, 1 if wanted is pick.frames else count[1])
+            for pick, wanted in zip(picks, frames, strict=True)
+        ]
+        parts: dict[tuple[int, tuple[int, int] | None], list[int]] = {}
+        for place, pick in enumerate(picks):
+            stored = self._videos[pick.reader][pick.video].stored
+            parts.setdefault((pick.reader, stored), []).append(place)
+        for (number, stored), places in parts.items():
+            lacking = self._lacking[number]
+            out = {key: array for key, array in arrays.items() if key not in lacking}
+            chosen = [_Chosen(place, picks[place].video, frames[place]) for place in places]
+            if stored is None:
+                self._from_files(number, chosen, changes, out)
             else:
-                channels = 1 if key == "gt" else 3
-                shape = (*count, height, width, channels)
-                arrays[key] = self._take(shape, np.uint8, self._stage.data.uint8)
-        flipped = np.zeros(count, np.bool_)
-        ready = [self._whole and self._stored(p.reader, p.video, size) for p in picks]
-        for key, array in arrays.items():
-            self._read_stored(picks, frames, ready, key, array)
-        for number, (pick, wanted) in enumerate(zip(picks, frames, strict=True)):
-            if not ready[number]:
-                out = {k: a[number] for k, a in arrays.items() if self._has(pick, k)}
-                one_draw = wanted is pick.frames
-                flipped[number] = self._read_clip(pick, wanted, out, one_draw=one_draw)
+                self._from_store(number, stored, chosen, changes, out)
         if "gt" in keys and self._stage.relabel_from is not None:
-            arrays["flipped"] = flipped
+            flips = [drawn[0].flip for drawn in changes]
+            arrays["flipped"] = np.repeat(np.array(flips)[:, None], count[1], 1)
         return arrays
 
-    def _has(self, pick: Pick, key: str) -> bool:
-        return key not in self._lacking[pick.reader]
+    def _drawn(self, pick: Pick, count: int) -> list[Change]:
+        if not self._changes:
+            return [transforms.NOTHING]
+        return [transforms.draw(self._stage.augment, pick.draw()) for _ in range(count)]
 
-    def _vectors(self, key: str) -> bool:
-        return key == "flow" and self._stage.data.flow == "vectors"
-
-    def _stored(self, number: int, video: int, size: tuple[int, ...]) -> bool:
-        reader = self._readers[number]
-        return isinstance(reader, Store) and reader.stored_size(reader.offsets[video]) == size
-
-    def _read_stored(
+    def _from_store(
         self,
-        picks: list[Pick],
-        frames: list[tuple[int, ...]],
-        ready: list[bool],
-        key: str,
-        out: NDArray[Any],
+        number: int,
+        stored: tuple[int, int],
+        chosen: list[_Chosen],
+        changes: list[list[Change]],
+        out: dict[str, NDArray[Any]],
     ) -> None:
-        """Read what needs no change straight into the batch: one request a store."""
-        stores: dict[int, list[int]] = {}
-        for place, (pick, whole) in enumerate(zip(picks, ready, strict=True)):
-            if whole and self._has(pick, key):
-                stores.setdefault(pick.reader, []).append(place)
-        name = array_of(key, self._stage.data.flow)
-        for number, places in stores.items():
-            store = self._readers[number]
-            assert isinstance(store, Store)
-            rows = [int(store.offsets[picks[p].video]) + f for p in places for f in frames[p]]
-            part = out if len(places) == len(picks) else out[places]
-            flat = part.reshape(len(rows), *part.shape[2:])
-            if self._vectors(key):
-                steps = self._take(flat.shape, np.int16, False)
-                store.read_into(rows, name, steps)
-                np.multiply(steps, np.float32(FLOW_SCALE), out=flat)
-            elif key == "depth":
-                grey = self._take(flat.shape[:3], np.uint8, False)
-                store.read_into(rows, name, grey)
-                flat[...] = grey[..., None]
+        """Read samples of frames of one size at once, straight into the batch where they fit."""
+        store, data = self._readers[number], self._stage.data
+        assert isinstance(store, Store)
+        fits = stored == tuple(data.size)
+        if fits and len(chosen) == len(changes):
+            held = out
+        else:
+            shape = (len(chosen), len(chosen[0].frames), *stored)
+            held = {key: self._array(key, shape, handed_out=False) for key in out}
+        starts = self._videos[number]
+        rows = [starts[one.video].start + frame for one in chosen for frame in one.frames]
+        flat = {key: array.reshape(-1, *array.shape[2:]) for key, array in held.items()}
+        read_stored(store, rows, flat, data.flow, soft=self._soft, take=self._scratch)
+        for source, one in enumerate(chosen):
+            clip = {key: array[source] for key, array in held.items()}
+            drawn = changes[one.place]
+            if fits and all(change.only_flips for change in drawn):
+                self._flip(clip, drawn)
+                if held is not out:
+                    for key, array in out.items():
+                        array[one.place] = clip[key]
             else:
-                store.read_into(rows, name, flat[..., 0] if key == "gt" else flat)
-            if key == "gt" and self._soft:
-                np.multiply(flat, WHITE, out=flat)
-            if part is not out:
-                out[places] = part
+                self._change(number, one, tensors(clip), drawn, out)
 
-    def _read_clip(
-        self, pick: Pick, frames: tuple[int, ...], out: dict[str, NDArray[Any]], *, one_draw: bool
-    ) -> bool:
-        """Read one clip, change it by its random draw, resize it, and put it into its places.
+    def _flip(self, clip: dict[str, NDArray[Any]], drawn: list[Change]) -> None:
+        if len(drawn) == 1:
+            frames = [slice(None)] if drawn[0].flip else []
+        else:
+            frames = [slice(t, t + 1) for t, change in enumerate(drawn) if change.flip]
+        for array in clip.values():
+            for part in frames:
+                transforms.flip_in_place(array[part])
 
-        Returns whether it was flipped.
-        """
-        data, reader = self._stage.data, self._readers[pick.reader]
-        soft = self._soft
-        clip = load_clip(reader, pick.video, frames, tuple(out), data.flow, soft=soft)
-        # one draw holds for the frames of a clip, every reference has its own
-        parts = [clip] if one_draw else [_frame(clip, t) for t in range(len(frames))]
-        native = reader.size(pick.video)
+    def _from_files(
+        self,
+        number: int,
+        chosen: list[_Chosen],
+        changes: list[list[Change]],
+        out: dict[str, NDArray[Any]],
+    ) -> None:
+        for one in chosen:
+            clip = load_clip(
+                self._readers[number], one.video, one.frames, tuple(out), soft=self._soft
+            )
+            self._change(number, one, clip, changes[one.place], out)
+
+    def _change(
+        self,
+        number: int,
+        one: _Chosen,
+        clip: transforms.Clip,
+        drawn: list[Change],
+        out: dict[str, NDArray[Any]],
+    ) -> None:
+        """Change a clip by its random draw, resize it, and put it into its place of the batch."""
+        data, soft = self._stage.data, self._soft
+        parts = [clip] if len(drawn) == 1 else [_frame(clip, t) for t in range(len(drawn))]
+        native = self._videos[number][one.video].native
         if data.resize == "bicubic":  # then flips: masks differ by a pixel in the other order
             parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c in parts]
-        options = self._stage.augment
-        drawn = [transforms.augment(c, options, pick.draw(), native, soft=soft) for c in parts]
-        parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c, _ in drawn]
+        parts = [
+            transforms.augment(part, change, native, soft=soft)
+            for part, change in zip(parts, drawn, strict=True)
+        ]
+        parts = [transforms.resize(c, data.size, data.resize, soft=soft) for c in parts]
         for key, array in out.items():
-            value = torch.cat([part[key] for part in parts])
-            array[...] = value if self._vectors(key) else value.permute(0, 2, 3, 1).numpy()
-        return drawn[0][1]
+            value = torch.cat([part[key] for part in parts]) if len(parts) > 1 else parts[0][key]
+            pictures = value.dtype == torch.uint8
+            array[one.place] = value.permute(0, 2, 3, 1).numpy() if pictures else value
 
     def _tensor(self, key: str, array: NDArray[Any]) -> torch.Tensor:
         """Return (B, T, C, H, W), of single frames (B, C, H, W), of flags without C, H and W.
@@ -206,10 +224,49 @@ class Samples:
             tensor = floats
         return tensor.movedim(-1, -3)
 
+    def _array(self, key: str, frames: tuple[int, ...], *, handed_out: bool) -> NDArray[Any]:
+        data = self._stage.data
+        shape, kind = array_type(key, data.flow, frames)
+        # pictures are turned into floats first
+        return self._take(shape, kind, handed_out and (data.uint8 or kind == np.float32))
+
+    def _scratch(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+        return self._take(shape, kind, handed_out=False)
+
     def _take(self, shape: tuple[int, ...], kind: Any, handed_out: bool) -> NDArray[Any]:
         # pinned by the parent process where this is one of its workers
         pinned = handed_out and self._pin and get_worker_info() is None
         return self._buffers.take(shape, kind, pinned)
+
+
+class _Video(NamedTuple):
+    dataset: str
+    name: str
+    frames: list[str]
+    native: tuple[int, int]
+    stored: tuple[int, int] | None
+    """Height and width in the store; None where files are read."""
+    start: int
+    """Number of its first frame in the store."""
+
+
+def _videos(reader: Reader) -> list[_Video]:
+    found = []
+    for number, name in enumerate(reader.videos):
+        start = int(reader.offsets[number]) if isinstance(reader, Store) else 0
+        stored = reader.stored_size(start) if isinstance(reader, Store) else None
+        about = reader.frames(number), reader.size(number), stored, start
+        found.append(_Video(reader.dataset, name, *about))
+    return found
+
+
+class _Chosen(NamedTuple):
+    """The frames of one sample of one data set."""
+
+    place: int
+    """In the batch."""
+    video: int
+    frames: tuple[int, ...]
 
 
 def _may_lack(key: str, reader: Reader, stage: Stage) -> bool:

@@ -8,10 +8,14 @@ this family accepts that. Flow as vectors turns, flips and scales with the pictu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -31,34 +35,64 @@ def changes(options: Augment) -> bool:
     return bool(options.crop or options.flip or turns) or any(r != (1.0, 1.0) for r in ranges)
 
 
-def augment(
-    clip: Clip,
-    options: Augment,
-    rng: np.random.Generator,
-    native: tuple[int, int],
-    *,
-    soft: bool = False,
-) -> tuple[Clip, bool]:
-    """Return the clip after one random draw of crop, flip, rotation and colour, in this order.
+class Change(NamedTuple):
+    """One random draw of an augmentation."""
 
-    Beside it stands whether it was flipped. `native` is the (H, W) that the crop's pixels refer to:
-    a store holds the frames smaller. Masks turn to the nearest pixel, `soft` ones bilinearly.
+    cut: tuple[int, int]
+    """Pixels of the native frame that the centre crop takes, of rows and columns."""
+    flip: bool
+    angle: float
+    """Counter-clockwise, in degrees."""
+    factors: tuple[float, ...]
+    """Of brightness, contrast, saturation and sharpness, in this order."""
+
+    @property
+    def only_flips(self) -> bool:
+        """Whether nothing changes but left and right, or nothing at all."""
+        return self == NOTHING._replace(flip=self.flip)
+
+
+NOTHING = Change((0, 0), False, 0.0, (1.0, 1.0, 1.0, 1.0))
+
+
+def draw(options: Augment, rng: np.random.Generator) -> Change:
+    """Return one random change, drawn in the order of the options' fields."""
+    cut = rng.integers(0, options.crop + 1, 2).tolist() if options.crop else (0, 0)
+    flip = bool(rng.random() < options.flip)
+    turned = options.rotate and rng.random() < options.rotate_probability
+    angle = float(rng.uniform(-options.rotate, options.rotate)) if turned else 0.0
+    ranges = (options.brightness, options.contrast, options.saturation, options.sharpness)
+    factors = (float(rng.uniform(*r)) if r != (1.0, 1.0) else 1.0 for r in ranges)
+    return Change((cut[0], cut[1]), flip, angle, tuple(factors))
+
+
+def augment(clip: Clip, change: Change, native: tuple[int, int], *, soft: bool = False) -> Clip:
+    """Return the clip after crop, flip, rotation and colour, in this order.
+
+    `native` is the (H, W) that the crop's pixels refer to: a store holds the frames smaller. Masks
+    turn to the nearest pixel, `soft` ones bilinearly.
     """
-    height, width = clip["img"].shape[-2:]
-    if options.crop:
-        cut_y, cut_x = rng.integers(0, options.crop + 1, 2)
-        size = [
-            max(1, height - round(int(cut_y) * height / native[0])),
-            max(1, width - round(int(cut_x) * width / native[1])),
-        ]
+    if change.cut != (0, 0):
+        sides = zip(clip["img"].shape[-2:], change.cut, native, strict=True)
+        size = [max(1, side - round(cut * side / whole)) for side, cut, whole in sides]
         clip = {key: F.center_crop(value, size) for key, value in clip.items()}
-    flipped = bool(rng.random() < options.flip)
-    if flipped:
+    if change.flip:
         clip = {key: _flip(value) for key, value in clip.items()}
-    if options.rotate and rng.random() < options.rotate_probability:
-        angle = float(rng.uniform(-options.rotate, options.rotate))
-        clip = {key: _rotate(key, value, angle, soft) for key, value in clip.items()}
-    return {**clip, "img": _colour(clip["img"], options, rng)}, flipped
+    if change.angle:
+        clip = {key: _rotate(key, value, change.angle, soft) for key, value in clip.items()}
+    return {**clip, "img": _colour(clip["img"], change.factors)}
+
+
+def flip_in_place(pictures: NDArray[Any]) -> None:
+    """Flip pictures uint8 (T, H, W, C), or vectors float32 (T, 2, H, W), as `augment` does.
+
+    It takes a tenth of the time that tensors take.
+    """
+    vectors = pictures.dtype == np.float32
+    for plane in pictures.reshape(-1, *pictures.shape[2:]) if vectors else pictures:
+        cv2.flip(plane, 1, plane)
+    if vectors:
+        np.negative(pictures[:, 0], out=pictures[:, 0])
 
 
 def resize(
@@ -114,15 +148,11 @@ def _rotate(key: str, value: Tensor, angle: float, soft: bool = False) -> Tensor
     return F.rotate(value, angle, InterpolationMode.BILINEAR, fill=fill)
 
 
-def _colour(img: Tensor, options: Augment, rng: np.random.Generator) -> Tensor:
-    for change, (low, high) in (
-        (F.adjust_brightness, options.brightness),
-        (F.adjust_contrast, options.contrast),
-        (F.adjust_saturation, options.saturation),
-        (F.adjust_sharpness, options.sharpness),
-    ):
-        if (low, high) != (1.0, 1.0):
-            img = change(img, float(rng.uniform(low, high)))
+def _colour(img: Tensor, factors: Sequence[float]) -> Tensor:
+    steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_sharpness)
+    for change, factor in zip(steps, factors, strict=True):
+        if factor != 1:
+            img = change(img, factor)
     return img
 
 

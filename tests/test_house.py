@@ -48,7 +48,7 @@ ROOMS = [
     ["manifest_check"],
     ["manifest_preview"],
     ["store", "checkpoint"],
-    ["zarr_files", "hdf5"],
+    ["zarr_files", "hdf5", "chunks"],
     ["jpeg_codec", "reader"],
     ["store_preview"],
     ["frames"],

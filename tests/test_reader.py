@@ -127,6 +127,30 @@ def test_http_fetches_what_it_needs(packed: Path) -> None:
             reader.open_store(f"{url}/none.zarr")
 
 
+def test_all_arrays_of_a_batch_are_asked_for_at_once(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = fsspec.filesystem("memory")
+    target.put(str(packed), "/at_once/t.zarr", recursive=True)
+    opened, local = reader.open_store("memory://at_once/t.zarr"), reader.open_store(str(packed))
+    calls = []
+    real = type(target).cat_ranges
+
+    def counted(self: object, paths: list[str], *args: object, **options: object) -> list[bytes]:
+        calls.append(len(paths))
+        return real(self, paths, *args, **options)
+
+    monkeypatch.setattr(type(target), "cat_ranges", counted)
+    outs = {}
+    for key in ("img", "gt"):
+        shape, dtype = opened.frame_shape(key)
+        outs[key] = np.empty((len(ORDER), *shape), dtype)
+    opened.read_arrays(ORDER, outs)
+    assert calls == [2 * 3, 2 * 6], "indices of three shards, then runs of frames"
+    for key, out in outs.items():
+        np.testing.assert_array_equal(out, batch(local, key))
+
+
 def test_a_cache_keeps_whole_shards_and_its_limit(packed: Path, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     local, cache = reader.open_store(str(packed)), tmp_path / "cache"

@@ -109,12 +109,14 @@ def test_a_store_of_other_files_is_refused(source: Source, tmp_path: Path, quiet
         stream.open_reader(source, "TINY_train", "store")
 
 
+def drawn(options: Augment, seed: int) -> transforms.Change:
+    return transforms.draw(options, np.random.default_rng(seed))
+
+
 def test_the_crop_counts_native_pixels() -> None:
     clip = {"img": torch.zeros((1, 3, 50, 50), dtype=torch.uint8)}
     sizes = [
-        transforms.augment(clip, Augment(crop=20), np.random.default_rng(s), (100, 100))[0][
-            "img"
-        ].shape
+        transforms.augment(clip, drawn(Augment(crop=20), s), (100, 100))["img"].shape
         for s in range(30)
     ]
     assert min(s[-1] for s in sizes) == 40 and max(s[-1] for s in sizes) == 50
@@ -198,20 +200,21 @@ def test_one_draw_holds_for_the_whole_clip_and_moves_all_together() -> None:
     clip = {"img": frame.repeat(3, 1, 1, 1), "flow": frame.repeat(3, 1, 1, 1)}
     clip["gt"] = mask.repeat(3, 1, 1, 1)
     for seed in range(6):
-        out, _ = transforms.augment(clip, AUGMENT, np.random.default_rng(seed), (40, 50))
+        out = transforms.augment(clip, drawn(AUGMENT, seed), (40, 50))
         for value in out.values():
             assert torch.equal(value[0], value[1]) and torch.equal(value[0], value[2])
         assert out["img"].shape[-2:] == out["flow"].shape[-2:] == out["gt"].shape[-2:]
         assert set(out["gt"].unique().tolist()) <= {0, 1}
-    flip, flipped = transforms.augment(clip, Augment(flip=1.0), np.random.default_rng(0), (40, 50))
-    assert flipped
+    change = drawn(Augment(flip=1.0), 0)
+    assert change.flip
+    flip = transforms.augment(clip, change, (40, 50))
     assert all(torch.equal(flip[key], clip[key].flip(-1)) for key in clip)
 
 
 def test_no_augmentation_changes_nothing() -> None:
     clip = {"img": torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8)}
-    out, flipped = transforms.augment(clip, Augment(), np.random.default_rng(0), (8, 9))
-    assert not flipped
+    assert drawn(Augment(), 0) == transforms.NOTHING
+    out = transforms.augment(clip, transforms.NOTHING, (8, 9))
     assert torch.equal(out["img"], clip["img"])
     assert transforms.resize(clip, (8, 9))["img"] is clip["img"]
 

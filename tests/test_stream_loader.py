@@ -107,7 +107,8 @@ def test_samples_are_what_the_plain_steps_give() -> None:
             reader, video, _ = found.anchors[anchor]
             pick = found._pick(epoch, position, anchor)
             clip = load_clip(READERS[reader], int(video), pick.frames, ("img", "flow", "gt"))
-            clip, _ = transforms.augment(clip, stage.augment, pick.draw(), (12, 16))
+            change = transforms.draw(stage.augment, pick.draw())
+            clip = transforms.augment(clip, change, (12, 16))
             want = transforms.to_float(transforms.resize(clip, (8, 10)), stage.data)
             plain = transforms.resize(clip, (8, 10))["img"].float() / 255
             plain = plain - torch.tensor(stage.data.mean).view(1, 3, 1, 1)
@@ -277,13 +278,13 @@ def test_flow_vectors_move_with_the_picture() -> None:
     flow = torch.zeros((1, 2, 20, 40))
     flow[:, 0], flow[:, 1] = 4.0, -2.0
     clip = {"img": torch.zeros((1, 3, 20, 40), dtype=torch.uint8), "flow": flow}
-    rng = np.random.default_rng(0)
-    flipped = transforms.augment(clip, Augment(flip=1.0), rng, (20, 40))[0]["flow"]
+    nothing = transforms.NOTHING
+    flipped = transforms.augment(clip, nothing._replace(flip=True), (20, 40))["flow"]
     assert flipped[0, :, 3, 3].tolist() == [-4.0, -2.0]
     halved = transforms.resize(clip, (10, 80))["flow"]
     assert halved.shape == (1, 2, 10, 80)
     torch.testing.assert_close(halved[0, :, 5, 40], torch.tensor([8.0, -1.0]))
-    cropped = transforms.augment(clip, Augment(crop=6), rng, (20, 40))[0]["flow"]
+    cropped = transforms.augment(clip, nothing._replace(cut=(3, 5)), (20, 40))["flow"]
     assert cropped.shape[-1] < 40 and cropped.max() == 4.0, "a crop keeps the pixels"
 
 

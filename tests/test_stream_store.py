@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from stores import add_vectors, pack_train
-from vsodpipe import manifest, stream
+from vsodpipe import catalogue, flow_job, flows, manifest, stream, transforms
+from vsodpipe.errors import DataError
+from vsodpipe.frames import load_clip
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
 from vsodpipe.recipe import Augment, Data, Stage
 
+Size = tuple[int, int]
 STAGE = Stage(
     name="t",
     network=None,
@@ -47,6 +50,90 @@ def test_vectors_flip_and_scale(
     doubled = flow(size=(32, 80))
     factor = doubled.mean((1, 2)) / stored.mean((1, 2))
     torch.testing.assert_close(factor, torch.tensor([2.0, 1.0]), rtol=0.05, atol=0)
+
+
+COLOURED = Augment(crop=8, flip=0.5, rotate=10, brightness=(0.5, 1.5), sharpness=(0.0, 3.0))
+
+
+@pytest.mark.parametrize("augment", [Augment(flip=0.5), COLOURED])
+@pytest.mark.parametrize("size", [(32, 40), (24, 36)], ids=["fits", "is resized"])
+@pytest.mark.parametrize("flow", ["picture", "vectors"])
+def test_a_batch_is_what_the_plain_steps_give(
+    with_flow: Path, tmp_path: Path, quiet: Reporter, augment: Augment, size: Size, flow: str
+) -> None:
+    """Whole batches are read and changed where they lie; the samples are those of one by one."""
+    add_vectors(with_flow)
+    made = manifest.build([], with_flow, tmp_path / "m", quiet)["tiny"]
+    source = manifest.read(manifest.write(made, tmp_path / "m", with_flow)[0])
+    pack_train(source, with_flow / "TINY_train.zarr", flow="both")
+    reader = stream.open_reader(source, "TINY_train", "store")
+    data = replace(
+        STAGE.data, size=size, clip=2, sample="clip", references=3, flow=flow, uint8=True
+    )
+    stage = replace(STAGE, data=data, augment=augment, batch=6)
+    found = stream.Clips([reader], stage)
+    flips = 0
+    for items in found.batches(0, 0):
+        batch = found.batch(items)
+        for number, item in enumerate(items):
+            pick = found._pick(*item)
+            frames, *references = (
+                load_clip(reader, pick.video, part, keys, flow)
+                for part, keys in (
+                    (pick.frames, ("img", "flow", "gt")),
+                    *(((frame,), ("img", "flow")) for frame in pick.references),
+                )
+            )
+            changes = [transforms.draw(augment, pick.draw()) for _ in range(4)]
+            flips += sum(change.flip for change in changes)
+            frames, *references = (
+                transforms.resize(transforms.augment(part, change, (48, 64)), size)
+                for part, change in zip((frames, *references), changes, strict=True)
+            )
+            for key, value in frames.items():
+                assert torch.equal(batch[key][number], value), key
+            for key in ("img", "flow"):
+                value = torch.cat([part[key] for part in references])
+                assert torch.equal(batch[f"ref_{key}"][number], value), key
+    assert flips > 3
+
+
+def test_frames_are_flipped_where_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    for width in (1, 2, 17, 64, 131):
+        for shape in ((2, 5, width, 3), (2, 5, width, 1)):
+            pictures = rng.integers(0, 256, shape, np.uint8)
+            want = pictures[:, :, ::-1].copy()
+            transforms.flip_in_place(pictures)
+            np.testing.assert_array_equal(pictures, want)
+        vectors = rng.normal(size=(3, 2, 5, width)).astype(np.float32)
+        want = vectors[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+        transforms.flip_in_place(vectors)
+        np.testing.assert_array_equal(vectors, want)
+
+
+def test_a_frame_without_flow_is_an_error_not_stillness(
+    with_flow: Path, tmp_path: Path, quiet: Reporter
+) -> None:
+    options = flow_job.Options(formats=("raw",), tail="none")
+    dataset = catalogue.find("TINY_train", with_flow)
+    flow_job.compute(dataset, flows.create("dis", preset="ultrafast"), options, quiet)
+    made = manifest.build([], with_flow, tmp_path / "m", quiet)["tiny"]
+    source = manifest.read(manifest.write(made, tmp_path / "m", with_flow)[0])
+    pack_train(source, with_flow / "TINY_train.zarr", flow="raw")
+    reader = stream.open_reader(source, "TINY_train", "store")
+    data = replace(STAGE.data, flow="vectors")
+    for augment in (Augment(), Augment(flip=1.0)):
+        found = stream.Clips([reader], replace(STAGE, data=data, augment=augment))
+        assert found.sample((0, 0, 3))["flow"].shape == (2, 32, 40)
+        with pytest.raises(DataError, match="TINY_train/ball/00004 has no flow. Pack it anew"):
+            found.sample((0, 0, 4))
+
+
+def test_files_hold_no_vectors(source: Source) -> None:
+    reader = stream.open_reader(source, "TINY_train", "files")
+    with pytest.raises(DataError, match="TINY_train: flow as vectors is in stores alone"):
+        load_clip(reader, 0, [0], ("img", "flow"), "vectors")
 
 
 @pytest.mark.parametrize("kind", ["files", "store"])
