@@ -35,8 +35,10 @@ class Feed:
 
 
 class Place(Protocol):
-    """Where the shards of stores on the network are kept: `runs.Job` says it."""
+    """Where a stage runs and keeps the shards of stores on the network: `runs.Job` says it."""
 
+    @property
+    def device(self) -> str: ...
     @property
     def cache(self) -> Path | None: ...
     @property
@@ -150,7 +152,12 @@ def describe(stage: Stage, feed: Feed) -> list[str]:
 
 
 def clips(stage: Stage, feed: Feed, job: Place, ranks: Ranks, reporter: Reporter) -> Clips:
-    """Return the training clips of `stage`, this process' share of them."""
+    """Return the training clips of `stage`, this process' share of them.
+
+    For a GPU they hold bytes, of which it makes the same floats: a quarter to read and to copy.
+    """
+    if job.device != "cpu" and stage.data.without_flow != "zero":
+        stage = replace(stage, data=replace(stage.data, uint8=True))
     readers = [
         open_reader(
             feed.training, name, stage.data.source, cache=job.cache, cache_bytes=job.cache_bytes

@@ -88,7 +88,8 @@ class Data:
     window: int | None = None
     """Shards that are shuffled together; 0: everything; none: 0 on disk, 8 for a remote store."""
     uint8: bool = False
-    """Hand out img, gt and flow pictures as uint8; they become the same floats on the device."""
+    """Hand out img, gt and flow pictures as uint8; they become the same floats on the device. A
+    training on a GPU does so in any case."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB frame in 0..1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)

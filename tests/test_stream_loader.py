@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,12 @@ import pytest
 import torch
 
 from made_frames import Made
-from vsodpipe import batches, stream, transforms
+from vsodpipe import batches, feed, stream, transforms
 from vsodpipe.errors import DataError, UsageError
 from vsodpipe.frames import load_clip
+from vsodpipe.manifest import Source
+from vsodpipe.progress import Reporter
+from vsodpipe.ranks import Ranks
 from vsodpipe.recipe import Augment, Data, Stage
 
 DATA = Data(datasets=("MADE_train",), size=(12, 16), clip=2, frame_steps={"MADE_train": (1, 2)})
@@ -125,6 +128,35 @@ def test_uint8_becomes_the_same_floats() -> None:
         tensors = {key: bytes_[key] for key in ("img", "flow", "gt")}
         done = transforms.to_float(tensors, stage.data)
         assert all(torch.equal(done[key], floats[key]) for key in done)
+
+
+@dataclass
+class Somewhere:
+    device: str
+    cache: None = None
+    cache_bytes: int = 0
+
+
+def test_training_on_a_gpu_reads_bytes(source: Source, quiet: Reporter) -> None:
+    data = replace(
+        DATA, datasets=("TINY_train",), frame_steps={}, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    )
+    stage = replace(STAGE, data=data, batch=2)
+
+    def first(stage: Stage, device: str) -> stream.Sample:
+        chosen = feed.choose(stage, source)
+        found = feed.clips(stage, chosen, Somewhere(device), Ranks(), quiet)
+        return found.batch([(0, 0, 1), (0, 1, 4)])
+
+    here, there = first(stage, "cpu"), first(stage, "cuda:1")
+    keys = ("img", "gt", "flow")
+    assert {here[key].dtype for key in keys} == {torch.float32}
+    assert {there[key].dtype for key in keys} == {torch.uint8}
+    made = feed.on_device(there, torch.device("cpu"), "dbsnet", stage.data)
+    want = feed.on_device(here, torch.device("cpu"), "dbsnet", stage.data)
+    assert all(torch.equal(made[key], want[key]) for key in keys)
+    still = replace(stage, data=replace(data, without_flow="zero"))
+    assert first(still, "cuda")["img"].dtype == torch.float32
 
 
 def test_a_single_frame_has_no_time_axis_and_references_come_beside() -> None:
