@@ -137,7 +137,7 @@ def load_clip(
         first = int(reader.offsets[video])
         size = reader.stored_size(first)
         out = {key: np.empty(*array_type(key, flow, (len(frames), *size))) for key in keys}
-        read_stored(reader, [first + frame for frame in frames], out, flow, soft=soft)
+        read_stored(reader, first + np.array(frames), out, flow, soft=soft)
         return tensors(out)
     if flow == "vectors" and "flow" in keys:
         raise DataError(
@@ -171,7 +171,7 @@ def array_type(
 
 def read_stored(
     store: Store,
-    rows: Sequence[int],
+    rows: NDArray[np.int64],
     out: Mapping[str, NDArray[Any]],
     flow: str = "picture",
     *,

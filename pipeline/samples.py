@@ -144,10 +144,12 @@ class Samples:
         else:
             shape = (len(chosen), len(chosen[0].frames), *stored)
             held = {key: self._array(key, shape, handed_out=False) for key in out}
-        starts = self._videos[number]
-        rows = [starts[one.video].start + frame for one in chosen for frame in one.frames]
+        videos = self._videos[number]
+        rows = np.array([videos[one.video].start + t for one in chosen for t in one.frames])
         flat = {key: array.reshape(-1, *array.shape[2:]) for key, array in held.items()}
         read_stored(store, rows, flat, data.flow, soft=self._soft, take=self._scratch)
+        if held is out and not self._changes:
+            return
         for source, one in enumerate(chosen):
             clip = {key: array[source] for key, array in held.items()}
             drawn = changes[one.place]
