@@ -88,18 +88,27 @@ class Files:
         """Fill the C-contiguous arrays of each run with the bytes of a file from its start on."""
         file = self._open(name)
         for start, slots in runs:
-            views = [slot.data.cast("B") for slot in slots]
-            while views:
-                count = os.preadv(file.number, views[:_IOV_MAX], start)
-                if count == 0:
-                    raise DataError(
-                        f"{self.path(name)}: cut short. Copy the store again or pack it anew."
-                    )
-                start += count
-                while views and count >= len(views[0]):  # a read may be short
-                    count -= len(views.pop(0))
-                if views:
-                    views[0] = views[0][count:]
+            views = [slot.data for slot in slots]
+            done = os.preadv(file.number, views[:_IOV_MAX], start)
+            if done < sum(view.nbytes for view in views):  # a read may be short
+                self._read_rest(file, name, start, done, views)
+
+    def _read_rest(
+        self, file: _Open, name: str, start: int, done: int, slots: list[memoryview]
+    ) -> None:
+        views = [slot.cast("B") for slot in slots]
+        while True:
+            while views and done >= len(views[0]):
+                done -= len(views[0])
+                start += len(views.pop(0))
+            if not views:
+                return
+            views[0] = views[0][done:]
+            start += done
+            if not (done := os.preadv(file.number, views[:_IOV_MAX], start)):
+                raise DataError(
+                    f"{self.path(name)}: cut short. Copy the store again or pack it anew."
+                )
 
     @property
     def cache_bytes(self) -> int | None:

@@ -66,6 +66,22 @@ def test_frames_that_adjoin_are_read_at_once(packed: Path, monkeypatch: pytest.M
     assert sorted(calls[1:]) == [1, 1, 1, 1, 1, 2]
 
 
+@pytest.mark.parametrize("most", [1, 1000, 3 * 32 * 40, 5000])
+def test_a_read_may_be_short(packed: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    opened = reader.open_store(str(packed))
+    want = opened.read_clip(0, [0, 1, 2, 3, 4], "img")
+    real = os.preadv
+
+    def short(file: int, slots: list[memoryview], start: int) -> int:
+        flat = slots[0].cast("B")
+        if len(flat) > most:
+            return real(file, [flat[:most]], start)
+        return real(file, [flat, *(slot.cast("B")[:1] for slot in slots[1:2])], start)
+
+    monkeypatch.setattr(os, "preadv", short)
+    np.testing.assert_array_equal(opened.read_clip(0, [0, 1, 2, 3, 4], "img"), want)
+
+
 @pytest.mark.parametrize(
     "name", ["img/c/1/0/0/0", "gt/c/0/0/0", "video_offset/c/0", "img/c/2/0/0/0"]
 )
