@@ -21,6 +21,9 @@ from vsodpipe.recipe import Data
 
 Sample = dict[str, Any]
 
+Take = Callable[[tuple[int, ...], Any], NDArray[Any]]
+"""Gives memory of a shape and a dtype."""
+
 FLOW_SCALE = 1 / 64
 """Pixels of one step of a store's int16 flow."""
 WHITE = np.uint8(255)
@@ -134,10 +137,10 @@ def load_clip(
     what is not there or does not decode, and for flow as vectors from files.
     """
     if isinstance(reader, Store):
-        first = int(reader.offsets[video])
-        size = reader.stored_size(first)
+        rows = reader.rows(video, frames)
+        size = reader.stored_size(int(reader.offsets[video]))
         out = {key: np.empty(*array_type(key, flow, (len(frames), *size))) for key in keys}
-        read_stored(reader, first + np.array(frames), out, flow, soft=soft)
+        read_stored(reader, rows, out, flow, soft=soft)
         return tensors(out)
     if flow == "vectors" and "flow" in keys:
         raise DataError(
@@ -176,7 +179,7 @@ def read_stored(
     flow: str = "picture",
     *,
     soft: bool = False,
-    take: Callable[[tuple[int, ...], Any], NDArray[Any]] = np.empty,
+    take: Take = np.empty,
 ) -> None:
     """Read frames of a store, counted over all videos, into arrays (n, ...) of `array_type`.
 
@@ -186,6 +189,9 @@ def read_stored(
     into = {}
     for key, array in out.items():
         name = array_of(key, flow)
+        if key == "gt" and name not in store.arrays:
+            array[...] = 0
+            continue
         if key == "gt":
             into[name] = array[..., 0]
             continue
@@ -196,7 +202,7 @@ def read_stored(
             into[name] = take(array.shape, np.int16) if name == "flow" else array
     store.read_arrays(rows, into)
     for key, array in out.items():
-        stored = into[array_of(key, flow)]
+        stored = into.get(array_of(key, flow), array)
         if key == "gt" and soft:
             np.multiply(array, WHITE, out=array)
         elif key == "depth":

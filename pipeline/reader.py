@@ -214,15 +214,20 @@ class Store:
 
     def read_clip(self, video: int, frames: Sequence[int], key: str) -> NDArray[Any]:
         """Return frames of a video, (T, ...). Raises what `read` raises."""
-        start, end = int(self._offset[video]), int(self._offset[video + 1])
-        indices = [start + frame for frame in frames]
-        if not all(start <= index < end for index in indices):
-            raise IndexError(f"{self.url}: {self.videos[video]} has {end - start} frames.")
+        indices, start = self.rows(video, frames), int(self._offset[video])
         self.require(indices, key)
         shape, dtype = self.frame_shape(key, start)
         out = np.empty((len(indices), *shape), dtype)
         self.read_into(indices, key, out)
         return out
+
+    def rows(self, video: int, frames: Sequence[int]) -> NDArray[np.int64]:
+        """Return the numbers, over all videos, of frames of one; IndexError for one it has not."""
+        start, end = int(self._offset[video]), int(self._offset[video + 1])
+        found = start + np.asarray(frames, np.int64)
+        if len(found) and not start <= found.min() <= found.max() < end:
+            raise IndexError(f"{self.url}: {self.videos[video]} has {end - start} frames.")
+        return found
 
     def require(self, indices: Sequence[int] | NDArray[np.int64], key: str) -> None:
         """Raise DataError where one of these frames has no `key`."""
@@ -234,7 +239,9 @@ class Store:
             place = f"{self.dataset}/{video}/{self._names[index]}"
             raise DataError(f"{self.url}: {place} has no {key}. Pack it anew from data that have.")
 
-    def read_into(self, indices: Sequence[int], key: str, out: NDArray[Any]) -> None:
+    def read_into(
+        self, indices: Sequence[int] | NDArray[np.int64], key: str, out: NDArray[Any]
+    ) -> None:
         """Read frames into `out`, (n, ...): frame indices[i] into the C-contiguous out[i].
 
         Frames without `key` become zeros. Raises DataError for a damaged store, and for frames of
@@ -245,8 +252,10 @@ class Store:
     def read_arrays(
         self, indices: Sequence[int] | NDArray[np.int64], outs: Mapping[str, NDArray[Any]]
     ) -> None:
-        """Read several arrays of frames as `read_into` does, from far away with one request."""
-        if len(indices) == 0:
+        """Read several arrays of frames as `read_into` does; from far away all at once, after the
+        indices of shards that were not touched before.
+        """
+        if len(indices) == 0 or not outs:
             return
         places = np.asarray(indices, np.int64)
         if places.min() < 0 or places.max() >= len(self):
@@ -256,9 +265,8 @@ class Store:
             raise DataError(f"{self.url}: frames of {len(groups)} sizes are no batch.")
         group = groups.pop()
         wanted = [self._wanted(key, group, places, out) for key, out in outs.items()]
-        shard = wanted[0].pixels.shard  # of all arrays
-        numbers = {row // shard for part in wanted for row in part.rows}
-        chunks.load_indices(self._files, ((part.pixels, numbers) for part in wanted if part.rows))
+        touched = ((p.pixels, {row // p.pixels.shard for row in p.rows}) for p in wanted)
+        chunks.load_indices(self._files, touched)
         coded = []
         for part in wanted:
             runs = chunks.runs(self._files, part.pixels, part.rows, part.slots)
@@ -275,7 +283,7 @@ class Store:
         pixels = self._array(key, group)
         if out.shape != (len(places), *pixels.shape) or out.dtype != np.dtype(pixels.dtype):
             raise ValueError(
-                f"read_into: expected {pixels.dtype} {(len(places), *pixels.shape)}, "
+                f"{key}: expected {pixels.dtype} {(len(places), *pixels.shape)}, "
                 f"got {out.dtype} {out.shape}"
             )
         has = self._has[key][places]

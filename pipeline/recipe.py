@@ -89,7 +89,7 @@ class Data:
     """Shards that are shuffled together; 0: everything; none: 0 on disk, 8 for a remote store."""
     uint8: bool = False
     """Hand out img, gt and flow pictures as uint8; they become the same floats on the device. A
-    training on a GPU does so in any case."""
+    training on a GPU does so by itself, unless flow is 0 once normalised (`without_flow`)."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB frame in 0..1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)

@@ -18,6 +18,7 @@ from vsodpipe.batches import Buffers
 from vsodpipe.frames import (
     Reader,
     Sample,
+    Take,
     array_type,
     is_still,
     load_clip,
@@ -99,7 +100,7 @@ class Samples:
         refined `flipped`, bool (B, T).
         """
         count, size = (len(picks), len(frames[0])), tuple(self._stage.data.size)
-        arrays = {key: self._array(key, (*count, *size), handed_out=True) for key in keys}
+        arrays = {key: self._array(key, (*count, *size)) for key in keys}
         # one draw holds for the frames of a clip, every reference has its own
         changes = [
             self._drawn(pick, 1 if wanted is pick.frames else count[1])
@@ -139,15 +140,15 @@ class Samples:
         store, data = self._readers[number], self._stage.data
         assert isinstance(store, Store)
         fits = stored == tuple(data.size)
-        if fits and len(chosen) == len(changes):
-            held = out
-        else:
-            shape = (len(chosen), len(chosen[0].frames), *stored)
-            held = {key: self._array(key, shape, handed_out=False) for key in out}
+        take: Take = self._scratch
+        held = out
+        if not fits or len(chosen) < len(changes):  # of any count and size: not kept
+            take, shape = np.empty, (len(chosen), len(chosen[0].frames), *stored)
+            held = {key: np.empty(*array_type(key, data.flow, shape)) for key in out}
         videos = self._videos[number]
         rows = np.array([videos[one.video].start + t for one in chosen for t in one.frames])
         flat = {key: array.reshape(-1, *array.shape[2:]) for key, array in held.items()}
-        read_stored(store, rows, flat, data.flow, soft=self._soft, take=self._scratch)
+        read_stored(store, rows, flat, data.flow, soft=self._soft, take=take)
         if held is out and not self._changes:
             return
         for source, one in enumerate(chosen):
@@ -226,11 +227,11 @@ class Samples:
             tensor = floats
         return tensor.movedim(-1, -3)
 
-    def _array(self, key: str, frames: tuple[int, ...], *, handed_out: bool) -> NDArray[Any]:
+    def _array(self, key: str, frames: tuple[int, ...]) -> NDArray[Any]:
         data = self._stage.data
         shape, kind = array_type(key, data.flow, frames)
         # pictures are turned into floats first
-        return self._take(shape, kind, handed_out and (data.uint8 or kind == np.float32))
+        return self._take(shape, kind, data.uint8 or kind == np.float32)
 
     def _scratch(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
         return self._take(shape, kind, handed_out=False)

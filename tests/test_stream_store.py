@@ -13,6 +13,7 @@ from vsodpipe.errors import DataError
 from vsodpipe.frames import load_clip
 from vsodpipe.manifest import Source
 from vsodpipe.progress import Reporter
+from vsodpipe.reader import open_store
 from vsodpipe.recipe import Augment, Data, Stage
 
 Size = tuple[int, int]
@@ -128,6 +129,37 @@ def test_a_frame_without_flow_is_an_error_not_stillness(
         assert found.sample((0, 0, 3))["flow"].shape == (2, 32, 40)
         with pytest.raises(DataError, match="TINY_train/ball/00004 has no flow. Pack it anew"):
             found.sample((0, 0, 4))
+
+
+def test_memory_is_kept_for_whole_batches_alone(source: Source) -> None:
+    """Not for every size and share of a batch: packed at native size, there may be thousands."""
+    pack_train(source, Path(source.root) / "TINY_train.zarr")
+    reader = stream.open_reader(source, "TINY_train", "store")
+    for size in ((32, 40), (24, 36), (40, 32)):
+        stage = replace(STAGE, data=replace(STAGE.data, size=size, uint8=True))
+        found = stream.Clips([reader], stage)
+        for number in range(1, 6):
+            kept = found.batch([(0, 0, n) for n in range(number)])
+            del kept
+        shapes = {shape[:1] + shape[2:4] for shape, _ in found._samples._buffers._held}
+        assert shapes == {(number, *size) for number in range(1, 6)}, "the batches themselves"
+
+
+def test_a_clip_stays_in_its_video_and_may_lack_masks(source: Source, tmp_path: Path) -> None:
+    target = Path(source.root) / "TINY_train.zarr"
+    videos = []
+    for video in (split := source.split("TINY_train")).videos:
+        frames = tuple(replace(frame, gt=None) for frame in video.frames)
+        videos.append(video.model_copy(update={"frames": frames}))
+    bare = split.model_copy(update={"videos": tuple(videos)})
+    pack_train(source, target, split=bare)
+    reader = open_store(str(target))
+    assert "gt" not in reader.arrays
+    assert not load_clip(reader, 0, [0, 4], ("img", "gt"), soft=True)["gt"].any()
+    for video, frame in ((0, 5), (1, -1)):
+        with pytest.raises(IndexError, match="has [45] frames"):
+            load_clip(reader, video, [frame], ("img",))
+    reader.read_arrays([0], {})
 
 
 def test_files_hold_no_vectors(source: Source) -> None:
